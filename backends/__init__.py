@@ -1,0 +1,1 @@
+"""Backends: a program in, an artifact that runs out."""

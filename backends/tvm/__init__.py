@@ -1,0 +1,1 @@
+"""The TVM backend: kernels, schedules, linking and running on ARM."""

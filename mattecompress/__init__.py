@@ -1,0 +1,1 @@
+"""mattecompress: a compiler for matting networks."""

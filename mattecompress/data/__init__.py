@@ -1,0 +1,1 @@
+"""Clips: made from a seed, read from files, written to files."""

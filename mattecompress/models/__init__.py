@@ -1,0 +1,1 @@
+"""Networks written from their papers, with official state-dict names, and the loading of checkpoints."""
