@@ -1,1 +1,8 @@
-"""The lowered operations `torch.ops.matte.*`: schema, reference and shape function of each."""
+"""The lowered operations `torch.ops.matte.*`: schema, reference and shape function of each.
+
+Importing this package registers them.
+"""
+
+from mattecompress.ops import binary, integer
+
+__all__ = ["binary", "integer"]
