@@ -1,1 +1,55 @@
-"""Networks written from their papers, with official state-dict names, and the loading of checkpoints."""
+"""Networks to capture, by name, and the weights that ship with the package."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mattecompress.errors import UserError
+from mattecompress.models.checkpoints import CheckpointError, load_checkpoint
+from mattecompress.options import nearest
+
+MODELS = {
+    "rvm-mobilenetv3": "rvm:mobilenetv3",
+    "rvm-resnet50": "rvm:resnet50",
+}
+SHIPPED = {"rvm-mobilenetv3": "rvm-small.safetensors"}
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+class UnknownModelError(UserError):
+    """No model has that name."""
+
+
+def build_model(
+    name: str, checkpoint: Path | None = None, untrained: bool = False, **options: Any
+) -> nn.Module:
+    """The network `name` in eval mode, float32, with the weights of `checkpoint` or else the shipped ones.
+
+    With `untrained` the weights are PyTorch's initial ones (from its global random state), for those who train.
+    `options` go to the model's builder, such as `refiner="fast_guided_filter"` for RVM.
+
+    Raises:
+        UnknownModelError: no such name in MODELS.
+        CheckpointError: the checkpoint does not fit, or none was given and none is shipped.
+    """
+    if name not in MODELS:
+        raise UnknownModelError(f"no model is called '{name}'{nearest(name, MODELS)}")
+    module, _, builder = MODELS[name].partition(":")
+    model: nn.Module = getattr(importlib.import_module(f"{__name__}.{module}"), builder)(**options)
+    if not untrained:
+        load_checkpoint(model, checkpoint or shipped_checkpoint(name), name)
+    return model.eval()
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The weights of model `name` in this package: our own training on procedural clips, see the .json beside them.
+
+    Raises:
+        CheckpointError: no weights are shipped for this model.
+    """
+    path = ASSETS / SHIPPED.get(name, "")
+    if not path.is_file():
+        raise CheckpointError(f"no weights are shipped for {name}: give a checkpoint file")
+    return path
