@@ -1,6 +1,5 @@
 """Writing files whole or not at all."""
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if error.filename is not None and Path(error.filename) not in (temporary, path, path.parent):
             raise

@@ -54,7 +54,11 @@ def parse_options(cls: type[T], text: str, where: str) -> T:
         if name in values:
             raise OptionError(f"{where}: option '{key}' is given twice")
         values[name] = parse_value(hints[name], value, f"{where}: option '{key}'")
-    missing = [name for name, field in fields.items() if name not in values and _default(field) is dataclasses.MISSING]
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and _default(field) is dataclasses.MISSING
+    ]
     if missing:
         raise OptionError(f"{where}: option '{missing[0]}' is required")
     return cls(**values)

@@ -1,0 +1,174 @@
+"""From an `nn.Module` to a float program: `torch.export`, then one value a node, no mutation, batch norms as modules."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from mattecompress.errors import UserError
+from mattecompress.facts import Facts, evaluate_size, size_symbols
+from mattecompress.normalization import normalize_graph
+from mattecompress.program import Program, Source, fetch_tensor, owner_of
+from mattecompress.propagation import propagate
+from mattecompress.signature import Signature
+from mattecompress.verify import verify
+
+_EXAMPLE_SIZES = (3, 5, 2, 7)
+
+
+class CaptureError(UserError):
+    """`torch.export` could not capture the network; the message names the line that blocked it."""
+
+
+def capture(
+    model: nn.Module, signature: Signature, name: str, options: Mapping[str, Any] | None = None
+) -> Program:
+    """The float program of a network in evaluation mode.
+
+    model: any module that `torch.export` takes; its parameters are copied.
+    signature: names and shapes of inputs and outputs; symbolic sizes stay open.
+    options: further arguments of `forward` that are fixed in the program, such as a downsample ratio.
+
+    Raises:
+        CaptureError: the network cannot be exported, or yields another number of outputs than named.
+    """
+    model = copy.deepcopy(model).eval()
+    exported = _export(model, signature, dict(options or {}))
+    module = exported.module(check_guards=False)
+    normalize_graph(module)
+    _name_inputs(module.graph, signature)
+    _check_outputs(module.graph, signature)
+    scopes = _read_scopes(module.graph, model)
+    program = Program(
+        name,
+        _rebuild(module),
+        signature.outputs,
+        signature.states,
+        scopes,
+        Source(name, _absent_parameters(model, module)),
+    )
+    for node, (_, shape) in zip(program.inputs, signature.inputs, strict=True):
+        node.meta["facts"] = Facts(shape, torch.float32)
+    propagate(program)
+    verify(program)
+    return program
+
+
+def _export(model: nn.Module, signature: Signature, options: dict[str, Any]) -> torch.export.ExportedProgram:
+    shapes = [shape for _, shape in signature.inputs]
+    symbols = list(dict.fromkeys(s for shape in shapes for size in shape for s in size_symbols(size)))
+    examples = dict(zip(symbols, _EXAMPLE_SIZES, strict=False))
+    arguments = tuple(torch.rand([evaluate_size(size, examples) for size in shape]) for shape in shapes)
+    dims: dict[str, Any] = {symbol: torch.export.Dim(symbol, min=1, max=4096) for symbol in symbols}
+    dynamic = tuple(
+        {axis: evaluate_size(size, dims) for axis, size in enumerate(shape) if isinstance(size, str)}
+        for shape in shapes
+    )
+    parameters = _positional_names(model, len(arguments))
+    dynamic_by_name = dict(zip(parameters, dynamic, strict=True)) | dict.fromkeys(options)
+    try:
+        return torch.export.export(
+            model, arguments, kwargs=options, dynamic_shapes=dynamic_by_name if symbols else None
+        )
+    except Exception as error:
+        raise CaptureError(_blame(error)) from error
+
+
+def _positional_names(model: nn.Module, count: int) -> list[str]:
+    code = model.forward.__code__
+    names = code.co_varnames[1 : code.co_argcount]
+    if len(names) < count:
+        raise CaptureError(f"the network takes {len(names)} inputs, {count} shapes were given")
+    return list(names[:count])
+
+
+def _blame(error: Exception) -> str:
+    """One line: the reason, and the innermost line of the user's own code."""
+    text = str(error)
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
+    frame = error.__traceback__
+    while frame is not None:
+        places.append(
+            (frame.tb_frame.f_code.co_filename, str(frame.tb_lineno), frame.tb_frame.f_code.co_name)
+        )
+        frame = frame.tb_next
+    own = [place for place in places if "/torch/" not in place[0] and not place[0].endswith("capture.py")]
+    where = f" at {own[-1][0]}:{own[-1][1]} in {own[-1][2]}" if own else ""
+    return f"cannot capture{where}: {reason[:300]}"
+
+
+def _name_inputs(graph: fx.Graph, signature: Signature) -> None:
+    names = [name for name, _ in signature.inputs]
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in placeholders[len(names) :]:
+        graph.erase_node(node)
+    for node, name in zip(placeholders, names, strict=False):
+        node.target = name
+        node.name = name
+
+
+def _check_outputs(graph: fx.Graph, signature: Signature) -> None:
+    (values,) = graph.output_node().args
+    found = len(values)  # type: ignore[arg-type]
+    if found != len(signature.outputs):
+        raise CaptureError(
+            f"the network yields {found} outputs, {len(signature.outputs)} names were given: "
+            f"{', '.join(signature.outputs)}"
+        )
+
+
+def _read_scopes(graph: fx.Graph, model: nn.Module) -> dict[str, str]:
+    """Write each node's module path into its facts; return the classes of the network's own modules."""
+    kinds = {path: type(module) for path, module in model.named_modules() if path}
+    scopes: dict[str, str] = {}
+    for node in graph.nodes:
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path in kinds]
+        node.meta = {"facts": Facts((), None, scope=stack[-1] if stack else "")}
+        own = (path for path in stack if not kinds[path].__module__.startswith("torch.nn."))
+        scopes.update({path: kinds[path].__name__ for path in own})
+    return dict(sorted(scopes.items()))
+
+
+def _rebuild(module: fx.GraphModule) -> fx.GraphModule:
+    """A graph module that holds just what the graph reads, each tensor read by one node at the top."""
+    graph, root = module.graph, nn.Module()
+    readers: dict[str, fx.Node] = {}
+    first = next(iter(graph.nodes))
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            owner, leaf = owner_of(root, str(node.target), create=True)
+            owner.add_module(leaf, module.get_submodule(str(node.target)))
+        if node.op != "get_attr":
+            continue
+        name = str(node.target)
+        if name in readers:
+            node.replace_all_uses_with(readers[name])
+            graph.erase_node(node)
+            continue
+        readers[name] = node
+        first.prepend(node)
+        _place(root, name, fetch_tensor(module, name))
+    graph.lint()
+    rebuilt = fx.GraphModule(root, graph)
+    rebuilt.eval()
+    return rebuilt
+
+
+def _place(root: nn.Module, name: str, value: Tensor) -> None:
+    owner, leaf = owner_of(root, name, create=True)
+    kept = value if isinstance(value, nn.Parameter) else nn.Buffer(value.detach().clone())
+    setattr(owner, leaf, kept)
+
+
+def _absent_parameters(model: nn.Module, module: fx.GraphModule) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    called = tuple(f"{node.target}." for node in module.graph.nodes if node.op == "call_module")
+    return tuple(
+        (name, tuple(parameter.shape))
+        for name, parameter in model.named_parameters()
+        if name not in read and not name.startswith(called)
+    )

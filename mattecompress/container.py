@@ -1,0 +1,99 @@
+"""The `.mcg` file: a zip of a program's text, its tensors and a manifest. No pickle; loading runs nothing."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from mattecompress.errors import UserError
+from mattecompress.files import atomic_path
+from mattecompress.program import PassRecord, Program
+from mattecompress.text import print_program
+from mattecompress.text_parser import TextError, parse_program
+
+FORMAT_VERSION = 1
+_MEMBERS = ("manifest.json", "program.txt", "weights.safetensors")
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class ContainerError(UserError):
+    """A `.mcg` file is missing, damaged or of another format."""
+
+
+def save(program: Program, path: Path, input_hash: str = "") -> None:
+    """Write a program to a `.mcg` file, whole or not at all.
+
+    input_hash: digest of the file that the program was captured from, kept in the manifest.
+
+    Raises:
+        UnwritableError: the file cannot be written.
+    """
+    manifest = {
+        "format": FORMAT_VERSION,
+        "program": program.name,
+        "input_sha256": input_hash,
+        "passes": [asdict(record) for record in program.history],
+    }
+    tensors = {name: value.detach().contiguous() for name, value in program.state_dict().items()}
+    members = (
+        json.dumps(manifest, indent=1).encode(),
+        print_program(program).encode(),
+        safetensors.torch.save(tensors),
+    )
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in zip(_MEMBERS, members, strict=True):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+
+
+def load(path: Path) -> Program:
+    """Read a `.mcg` file.
+
+    Members are stored, never compressed, so a file cannot unfold into more than it holds.
+
+    Raises:
+        ContainerError: the file is missing, damaged, or not a program.
+    """
+    members = _read_members(path)
+    try:
+        manifest = json.loads(members["manifest.json"])
+        if manifest.get("format") != FORMAT_VERSION:
+            raise ContainerError(
+                f"{path}: format {manifest.get('format')} is not {FORMAT_VERSION}: capture the model again"
+            )
+        tensors = _read_tensors(members["weights.safetensors"])
+        program = parse_program(members["program.txt"].decode(), tensors)
+        program.history = tuple(PassRecord(**record) for record in manifest["passes"])
+    except TextError as error:
+        raise ContainerError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+        raise ContainerError(f"{path}: damaged: {error}; capture the model again") from error
+    return program
+
+
+def load_manifest(path: Path) -> Mapping[str, object]:
+    """The manifest alone: format, input hash, and each pass with its options, seed and seconds."""
+    manifest: Mapping[str, object] = json.loads(_read_members(path)["manifest.json"])
+    return manifest
+
+
+def _read_members(path: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = path.stat().st_size
+            for name in _MEMBERS:
+                member = archive.getinfo(name)
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                    raise ContainerError(f"{path}: member {name} is compressed: this is no .mcg file")
+            return {name: archive.read(name) for name in _MEMBERS}
+    except FileNotFoundError as error:
+        raise ContainerError(f"{path}: no such file; make one with `mattecompress capture`") from error
+    except (zipfile.BadZipFile, KeyError, OSError, EOFError, NotImplementedError) as error:
+        raise ContainerError(f"{path}: not a .mcg file, or damaged ({error})") from error
+
+
+def _read_tensors(raw: bytes) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in safetensors.torch.load(raw).items()}

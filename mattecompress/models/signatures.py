@@ -1,0 +1,46 @@
+"""Signatures of the named models."""
+
+from mattecompress.errors import UserError
+from mattecompress.program import StatePair
+from mattecompress.signature import Shape, Signature
+
+RVM_STATE_CHANNELS = {"rvm-mobilenetv3": (16, 20, 40, 64), "rvm-resnet50": (16, 32, 64, 128)}
+RVM_STATES = tuple(StatePair(f"r{k}i", f"r{k}o") for k in range(1, 5))
+
+
+class SizeError(UserError):
+    """A frame size that the network cannot take, or a size that is needed and absent."""
+
+
+def rvm_signature(model: str, size: tuple[int, int] | None = None, ratio: float = 1) -> Signature:
+    """Frame and four states in; foreground, alpha and four states out.
+
+    size: (height, width) of the frame; None leaves batch, height and width open as multiples of 16.
+
+    Raises:
+        SizeError: a ratio other than 1 without a size.
+    """
+    if size is None:
+        if ratio != 1:
+            raise SizeError(f"a downsample ratio of {ratio:g} needs a size: add --size HEIGHTxWIDTH")
+        frame: Shape = ("n", 3, "16*h", "16*w")
+        scales: list[Shape] = [(f"{8 >> k}*h", f"{8 >> k}*w") for k in range(3)] + [("h", "w")]
+        batch: int | str = "n"
+    else:
+        frame, batch = (1, 3, *size), 1
+        scales = _halvings(int(size[0] * ratio), int(size[1] * ratio))
+    channels = RVM_STATE_CHANNELS[model]
+    states = tuple(
+        (pair.input, (batch, count, *scale))
+        for pair, count, scale in zip(RVM_STATES, channels, scales, strict=True)
+    )
+    outputs = ("fgr", "pha", *(pair.output for pair in RVM_STATES))
+    return Signature((("src", frame), *states), outputs, RVM_STATES)
+
+
+def _halvings(height: int, width: int) -> list[Shape]:
+    sizes: list[Shape] = []
+    for _ in range(4):
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
+    return sizes

@@ -1,0 +1,22 @@
+"""Batch normalisation as a module with a text form."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class BatchNormConfig:
+    """Channels, and the two numbers of batch normalisation."""
+
+    features: int
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the channels of an (N, C, H, W) tensor."""
+
+    def __init__(self, config: BatchNormConfig) -> None:
+        super().__init__(config.features, eps=config.eps, momentum=config.momentum)
+        self.config = config

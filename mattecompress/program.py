@@ -1,0 +1,228 @@
+"""The program: a graph of ATen operations with named inputs, outputs, recurrent state and a history."""
+
+import copy
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+
+from mattecompress.facts import Facts
+
+
+@dataclass(frozen=True)
+class StatePair:
+    """A recurrent state: the output of one frame is the input of the next; zeros on the first."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One pass that has run: its text with options, the seed it drew from, the seconds it took."""
+
+    text: str
+    seed: int
+    seconds: float = field(compare=False)
+
+
+class Level(enum.Enum):
+    """How far a program has come down; a level may use everything of the levels before it."""
+
+    FLOAT = "float"
+    TRAINABLE = "trainable"
+    LOWERED = "lowered"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a program came from.
+
+    model: name of the model or of the function that built it.
+    absent: shape of each parameter of the model that the captured graph does not use.
+    """
+
+    model: str = ""
+    absent: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+class Program:
+    """An `fx.GraphModule` of ATen operations and registered modules, with what a graph alone cannot say.
+
+    Every node yields one tensor (or one integer); tensors reach the graph through `get_attr`. The graph
+    returns one flat tuple, whose elements are named by `output_names`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        graph_module: fx.GraphModule,
+        output_names: tuple[str, ...],
+        states: tuple[StatePair, ...] = (),
+        scopes: dict[str, str] | None = None,
+        source: Source | None = None,
+        history: tuple[PassRecord, ...] = (),
+    ) -> None:
+        self.name = name
+        self.graph_module = graph_module
+        self.output_names = output_names
+        self.states = states
+        self.scopes = dict(scopes or {})
+        self.source = source or Source()
+        self.history = history
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph itself, for passes."""
+        return self.graph_module.graph
+
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """The placeholders, in order; their targets are the input names."""
+        return tuple(node for node in self.graph.nodes if node.op == "placeholder")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(str(node.target) for node in self.inputs)
+
+    @property
+    def outputs(self) -> dict[str, fx.Node]:
+        """The node behind each output name."""
+        (values,) = self.graph.output_node().args
+        return dict(zip(self.output_names, values, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def level(self) -> Level:
+        """Trainable while any module but a batch norm is called, else lowered once any `matte::` operation is."""
+        modules = {type(self.module(node)).__name__ for node in self.called_modules()}
+        if modules - {"BatchNorm2d"}:
+            return Level.TRAINABLE
+        lowered = any(namespace(node) == "matte" for node in self.graph.nodes)
+        return Level.LOWERED if lowered else Level.FLOAT
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether `partition-blocks` has run."""
+        return any(self.facts(node).region for node in self.operations())
+
+    def operations(self) -> Iterator[fx.Node]:
+        """Nodes that compute: function and module calls, in order."""
+        return (node for node in self.graph.nodes if node.op in ("call_function", "call_module"))
+
+    def find(self, target: object) -> list[fx.Node]:
+        """Calls of one operation, such as `torch.ops.aten.conv2d.default`, in order."""
+        return [node for node in self.graph.nodes if node.op == "call_function" and node.target is target]
+
+    def called_modules(self, kind: type[nn.Module] = nn.Module) -> list[fx.Node]:
+        """Calls of modules of one kind, in order."""
+        calls = (node for node in self.graph.nodes if node.op == "call_module")
+        return [node for node in calls if isinstance(self.module(node), kind)]
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a `call_module` node calls."""
+        return self.graph_module.get_submodule(str(node.target))
+
+    def facts(self, node: fx.Node) -> Facts:
+        """The facts of a node."""
+        facts = node.meta["facts"]
+        assert isinstance(facts, Facts)
+        return facts
+
+    def tensor(self, node: fx.Node) -> Tensor:
+        """The tensor behind a `get_attr` node."""
+        return fetch_tensor(self.graph_module, str(node.target))
+
+    def constant(self, name: str, value: Tensor) -> fx.Node:
+        """Put a tensor into the program under `name` (a dotted path) and return its `get_attr` node."""
+        owner, leaf = owner_of(self.graph_module, name, create=True)
+        if isinstance(value, nn.Parameter):
+            owner.register_parameter(leaf, value)
+        else:
+            owner.register_buffer(leaf, value)
+        first = next(iter(self.graph.nodes))
+        with self.graph.inserting_before(first):
+            node = self.graph.get_attr(name)
+        node.meta["facts"] = Facts(tuple(value.shape), value.dtype)
+        return node
+
+    def add_module(self, name: str, module: nn.Module) -> None:
+        """Put a module at a dotted path; whatever tensors stood at that path are replaced."""
+        owner, leaf = owner_of(self.graph_module, name, create=True)
+        owner.add_module(leaf, module)
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Let every user of `old` read `new`; scope and region move along, and `old` leaves the graph."""
+        if "facts" not in new.meta:
+            new.meta["facts"] = old.meta["facts"]
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        self.graph.erase_node(old)
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Compute all outputs from all inputs, by name."""
+        values = self.graph_module(*(inputs[name] for name in self.input_names))
+        return dict(zip(self.output_names, values, strict=True))
+
+    def clone(self) -> "Program":
+        """A copy that shares nothing with this program."""
+        return Program(
+            self.name,
+            copy.deepcopy(self.graph_module),
+            self.output_names,
+            self.states,
+            self.scopes,
+            self.source,
+            self.history,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every tensor of the program by dotted name, sorted."""
+        return dict(sorted(self.graph_module.state_dict().items()))
+
+    def __eq__(self, other: object) -> bool:
+        """Same graph, facts, names and history, and bit-equal tensors."""
+        if not isinstance(other, Program):
+            return NotImplemented
+        mine, theirs = self.state_dict(), other.state_dict()
+        return (
+            self._structure() == other._structure()
+            and list(mine) == list(theirs)
+            and all(torch.equal(mine[name], theirs[name]) for name in mine)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _structure(self) -> tuple[object, ...]:
+        written = [node for node in self.graph.nodes if node.op != "get_attr"]
+        labels = {node: f"%{index}" for index, node in enumerate(written)}
+        nodes = [
+            (node.op, str(node.target), node.meta.get("facts"))
+            + (str(fx.map_arg((node.args, node.kwargs), lambda n: labels.get(n, f"@{n.target}"))),)
+            for node in written
+        ]
+        return (self.name, self.output_names, self.states, self.scopes, self.source, self.history, nodes)
+
+
+def namespace(node: fx.Node) -> str:
+    """`aten`, `matte` or another namespace of an operator call; empty for everything else."""
+    return node.target.namespace if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def fetch_tensor(root: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer at a dotted path."""
+    owner, leaf = owner_of(root, name)
+    value = getattr(owner, leaf)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def owner_of(root: nn.Module, name: str, create: bool = False) -> tuple[nn.Module, str]:
+    """The module that holds a dotted path's last part, and that part; missing modules are made on request."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if create and part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    return root, leaf
