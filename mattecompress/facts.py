@@ -77,10 +77,9 @@ class Facts:
 
     @property
     def type_text(self) -> str:
-        """`f32[1,3,288,512]`, or `int`."""
-        if self.dtype is None:
-            return "int"
-        return f"{DTYPE_NAMES[self.dtype]}[{','.join(str(size).replace(' ', '') for size in self.shape)}]"
+        """`f32[1,3,288,512]`, or `int[16*h]` for a node that yields that size."""
+        kind = "int" if self.dtype is None else DTYPE_NAMES[self.dtype]
+        return f"{kind}[{','.join(str(size).replace(' ', '') for size in self.shape)}]"
 
 
 _OPERATORS: dict[type, Any] = {

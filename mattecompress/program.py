@@ -198,7 +198,7 @@ class Program:
         written = [node for node in self.graph.nodes if node.op != "get_attr"]
         labels = {node: f"%{index}" for index, node in enumerate(written)}
         nodes = [
-            (node.op, str(node.target), node.meta.get("facts"))
+            (node.op, str(node.target), None if node.op == "output" else self.facts(node))
             + (str(fx.map_arg((node.args, node.kwargs), lambda n: labels.get(n, f"@{n.target}"))),)
             for node in written
         ]

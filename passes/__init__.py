@@ -1,1 +1,12 @@
 """Passes: one file, one class, one sentence that says what holds before and after."""
+
+PASSES = {
+    "binarize": "binarize:Binarize",
+    "canonicalize": "canonicalize:Canonicalize",
+    "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
+    "lower-binary": "lower_binary:LowerBinary",
+    "lower-quantized": "lower_quantized:LowerQuantized",
+    "partition-blocks": "partition_blocks:PartitionBlocks",
+    "quantize": "quantize:Quantize",
+    "set-resolution": "set_resolution:SetResolution",
+}

@@ -1,0 +1,82 @@
+"""Every system in the papers' tables, and the ways down to lowered form, as pipelines with options."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class NamedPipeline(Protocol):
+    """A frozen dataclass of options that says which passes it stands for."""
+
+    def passes(self) -> str:
+        """The pipeline's text."""
+
+
+@dataclass(frozen=True)
+class Mse:
+    """Round-to-nearest quantization with ranges of least squared error: PTQ4VM Table 1, row "MSE"."""
+
+    weights: int = 8
+    activations: int = 8
+
+    def passes(self) -> str:
+        """Fold, partition, quantize."""
+        bits = f"weights={self.weights} activations={self.activations}"
+        return f"canonicalize,fold-batch-norm,partition-blocks,quantize{{{bits}}}"
+
+
+@dataclass(frozen=True)
+class RvmBnn:
+    """Every convolution but the paper's exceptions in one bit, without scales: BiVM Table II, row "RVM-BNN"."""
+
+    def passes(self) -> str:
+        """Partition, binarize."""
+        return "canonicalize,partition-blocks,binarize{method=bnn}"
+
+
+@dataclass(frozen=True)
+class RvmDorefa:
+    """One-bit weights with one scale a layer, activations 0 or 1: BiVM Table II, row "RVM-DoReFa"."""
+
+    def passes(self) -> str:
+        """Partition, binarize."""
+        return "canonicalize,partition-blocks,binarize{method=dorefa}"
+
+
+@dataclass(frozen=True)
+class RvmRecu:
+    """Rectified clamp of standardised weights, learnable output scales: BiVM Table II, row "RVM-ReCU"."""
+
+    def passes(self) -> str:
+        """Partition, binarize."""
+        return "canonicalize,partition-blocks,binarize{method=recu}"
+
+
+@dataclass(frozen=True)
+class RvmReact:
+    """Learnable thresholds and scaled sign weights, as ReActNet: BiVM Table II, row "RVM-ReAct"."""
+
+    def passes(self) -> str:
+        """Partition, binarize."""
+        return "canonicalize,partition-blocks,binarize{method=react}"
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Down to integers and bits: whatever is still trainable becomes `matte::` operations over packed constants."""
+
+    strict: bool = False
+
+    def passes(self) -> str:
+        """Fold what is left, then lower each kind of module."""
+        strict = "{strict=true}" if self.strict else ""
+        return f"fold-batch-norm,lower-quantized{strict},lower-binary{strict},canonicalize"
+
+
+PIPELINES: dict[str, type[NamedPipeline]] = {
+    "mse": Mse,
+    "rvm-bnn": RvmBnn,
+    "rvm-dorefa": RvmDorefa,
+    "rvm-recu": RvmRecu,
+    "rvm-react": RvmReact,
+    "lower": Lower,
+}

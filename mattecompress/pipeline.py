@@ -1,0 +1,173 @@
+"""Passes and pipelines: what a pass promises, and how a list of them runs, is spelled and is recorded."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from mattecompress.errors import UserError
+from mattecompress.options import format_options
+from mattecompress.program import PassRecord, Program
+from mattecompress.propagation import propagate
+from mattecompress.verify import VerifyError, verify
+
+
+class PreconditionError(UserError):
+    """A pass was given a program that it cannot work on: the pipeline is in the wrong order, or lacks a step."""
+
+
+class PassError(Exception):
+    """A pass broke its own promise or the program's rules; a defect of the pass, with the passes that ran before."""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did: the program, whether it differs from the one given, and a sentence on what was done."""
+
+    program: Program
+    modified: bool
+    notes: str = ""
+
+
+@dataclass
+class Context:
+    """What a pass may need besides the program.
+
+    clips: calibration clips, each (T,3,H,W) float32 in 0..1.
+    teacher: the float program that a pass may compare with.
+    seed: every random draw comes from it.
+    device: where tensors are computed.
+    progress: called with (done, total, what) by long passes.
+    folder: where long passes keep what they need to resume.
+    """
+
+    clips: Sequence[Tensor] = ()
+    teacher: Program | None = None
+    seed: int = 0
+    device: str = "cpu"
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    folder: Path | None = None
+
+
+def expect(condition: object, message: str) -> None:
+    """Raise `PreconditionError` unless `condition` holds; for `requires` and `ensures`."""
+    if not condition:
+        raise PreconditionError(message)
+
+
+class Pass(ABC):
+    """One rewriting of a program: a frozen dataclass whose fields are its options.
+
+    The docstring's first sentence says what holds before and after. `requires` is checked on the given
+    program, `ensures` on the result. `apply` gets a copy that it may change, and returns a sentence on what
+    it did, or None when there was nothing to do.
+    """
+
+    name: ClassVar[str]
+
+    def requires(self, program: Program) -> None:  # noqa: B027  nothing is required unless a pass says so
+        """Raise `PreconditionError` when the program is not one that the pass can work on."""
+
+    def ensures(self, program: Program) -> None:  # noqa: B027  nothing is promised unless a pass says so
+        """Raise `PreconditionError` when the result is not what the pass promises."""
+
+    @abstractmethod
+    def apply(self, program: Program, context: Context) -> str | None:
+        """Change the program in place; say what was done, None for nothing."""
+
+    def __call__(self, program: Program, context: Context | None = None) -> PassResult:
+        """Run the pass on a copy, check its promises, and verify the result.
+
+        Raises:
+            PreconditionError: the program is not one that the pass can work on.
+            PassError: the result breaks the pass's promise or a rule of programs.
+        """
+        self.requires(program)
+        result = program.clone()
+        notes = self.apply(result, context or Context())
+        if notes is None:
+            return PassResult(program, modified=False)
+        result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        result.graph_module.recompile()
+        remove_unread_tensors(result)
+        propagate(result)
+        try:
+            self.ensures(result)
+            verify(result)
+        except (PreconditionError, VerifyError) as error:
+            raise PassError(f"after {self}: {error}") from error
+        return PassResult(result, modified=True, notes=notes)
+
+    def __str__(self) -> str:
+        return format_options(self.name, self)
+
+    __repr__ = __str__
+
+
+def remove_unread_tensors(program: Program) -> None:
+    """Drop every tensor and module that the graph no longer reads."""
+    module = program.graph_module
+    read = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_module"}
+    for name in program.state_dict():
+        path, _, leaf = name.rpartition(".")
+        owned = any(name.startswith(f"{prefix}.") for prefix in called)
+        if name not in read and not owned:
+            delattr(module.get_submodule(path), leaf)
+    module.delete_all_unused_submodules()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass that has run within a pipeline: the programs before and after, its notes, and seconds."""
+
+    number: int
+    step: Pass
+    before: Program
+    result: PassResult
+    seconds: float
+
+
+Hook = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order. Its text and `repr` are one spelling, which parses back."""
+
+    passes: tuple[Pass, ...] = field(default=())
+
+    def run(
+        self, program: Program, context: Context | None = None, after_each: Sequence[Hook] = ()
+    ) -> Program:
+        """Run all passes; each is recorded in the program's history, whether or not it changed anything.
+
+        after_each: called after every pass with what it did: printing, timing, dumping.
+
+        Raises:
+            PreconditionError, PassError: with the passes that had run so far.
+        """
+        context = context or Context()
+        for number, step in enumerate(self.passes, start=1):
+            start = time.perf_counter()
+            try:
+                result = step(program, context)
+            except (PreconditionError, PassError) as error:
+                done = ", ".join(map(str, self.passes[: number - 1])) or "none"
+                raise type(error)(f"{step}: {error} (passes so far: {done})") from error
+            seconds = time.perf_counter() - start
+            after = result.program if result.modified else program.clone()
+            after.history = (*program.history, PassRecord(str(step), context.seed, seconds))
+            for hook in after_each:
+                hook(Step(number, step, program, PassResult(after, result.modified, result.notes), seconds))
+            program = after
+        return program
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.passes))
+
+    __repr__ = __str__

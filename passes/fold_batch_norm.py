@@ -1,0 +1,74 @@
+"""y = (conv(x, W) + b - mean) / sigma * gamma + beta,  sigma = sqrt(var + eps)
+
+becomes one convolution with W' = W * gamma / sigma per output channel and b' = beta + (b - mean) * gamma / sigma.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.pipeline import Context, Pass, expect
+from mattecompress.program import Program
+
+conv2d = torch.ops.aten.conv2d.default
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Fold each inference batch norm into the convolution before it; afterwards no such pair remains."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+
+    def ensures(self, program: Program) -> None:
+        """No foldable pair is left."""
+        expect(not _pairs(program), "a convolution and batch norm pair survived")
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        """Rewrite every pair."""
+        pairs = _pairs(program)
+        for convolution, norm in pairs:
+            _fold(program, convolution, norm)
+        return f"folded {len(pairs)} batch norms" if pairs else None
+
+
+def _pairs(program: Program) -> list[tuple[fx.Node, fx.Node]]:
+    norms = program.called_modules(BatchNorm2d)
+    return [(producer, norm) for norm in norms if _is_foldable(producer := norm.args[0])]  # type: ignore[misc]
+
+
+def _is_foldable(node: object) -> bool:
+    """A convolution that only the batch norm reads, on weights that only it reads."""
+    if not (isinstance(node, fx.Node) and node.target is conv2d and len(node.users) == 1):
+        return False
+    weight = node.args[1]
+    return isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
+
+
+def folded_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The (C,) scale and shift that an inference batch norm applies, computed in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def _fold(program: Program, convolution: fx.Node, norm_call: fx.Node) -> None:
+    norm = program.module(norm_call)
+    assert isinstance(norm, BatchNorm2d)
+    scale, shift = folded_affine(norm)
+    x, weight, bias, *rest = [*convolution.args, None][: max(3, len(convolution.args))]
+    assert isinstance(weight, fx.Node)
+    folded = program.tensor(weight).double() * scale[:, None, None, None]
+    if isinstance(bias, fx.Node):
+        shift = shift + program.tensor(bias).double() * scale
+    path = str(weight.target).rpartition(".")[0]
+    new_weight = program.constant(f"{path}.weight", nn.Parameter(folded.float().detach()))
+    new_bias = program.constant(f"{path}.bias", nn.Parameter(shift.float().detach()))
+    with program.graph.inserting_after(convolution):
+        merged = program.graph.call_function(conv2d, (x, new_weight, new_bias, *rest))
+    merged.meta["facts"] = convolution.meta["facts"]
+    norm_call.replace_all_uses_with(merged)
+    program.graph.erase_node(norm_call)
+    program.graph.erase_node(convolution)

@@ -1,0 +1,86 @@
+"""Blocks are the units that block-wise passes walk: PTQ4VM section 7.1 names RVM's; other networks are cut where one
+value crosses."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import networkx
+import torch
+from torch import fx
+
+from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.pipeline import Context, Pass, expect
+from mattecompress.program import Program
+from mattecompress.regions import region_graph
+
+RVM_BLOCKS = ("InvertedResidual", "Bottleneck", "LRASPP", "BottleneckBlock", "UpsamplingBlock", "OutputBlock")
+ATTENTION_BLOCKS = ("VitDetLayer", "Block")
+HEADS = ("Projection",)
+_ACTIVATIONS = {torch.ops.aten.relu.default, torch.ops.aten.hardswish.default}
+
+
+@dataclass(frozen=True)
+class PartitionBlocks(Pass):
+    """Give every layer a region; afterwards regions are convex and stand in the order of computation."""
+
+    kinds: tuple[str, ...] = (*RVM_BLOCKS, *ATTENTION_BLOCKS, *HEADS)
+    name: ClassVar[str] = "partition-blocks"
+
+    def ensures(self, program: Program) -> None:
+        """Every layer has a region, and no path leaves a region and comes back."""
+        expect(program.has_regions, "no region was found")
+        expect(networkx.is_directed_acyclic_graph(region_graph(program)), "a region is not convex")
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        """Regions from the source's modules where it has such, else from narrow points."""
+        before = [program.facts(node).region for node in program.operations()]
+        blocks = {path for path, kind in program.scopes.items() if kind in self.kinds}
+        regions = _from_modules(program, blocks) if blocks else _from_narrow_points(program)
+        for node, region in regions:
+            node.meta["facts"] = program.facts(node).but(region=region)
+        after = [program.facts(node).region for node in program.operations()]
+        count = len({region for region in after if region})
+        return f"{count} regions" if before != after else None
+
+
+def _from_modules(program: Program, blocks: set[str]) -> Iterator[tuple[fx.Node, str | None]]:
+    """The outermost named block that a node's scope lies in; a layer outside of all is a region of its own."""
+    for node in program.operations():
+        scope = program.facts(node).scope
+        within = [block for block in blocks if scope == block or scope.startswith(f"{block}.")]
+        if within:
+            yield node, min(within, key=len)
+        else:
+            yield node, scope.rpartition(".")[0] or scope if _is_layer(program, node) else None
+
+
+def _is_layer(program: Program, node: fx.Node) -> bool:
+    """A convolution, a module, or the activation directly behind one."""
+    if node.op == "call_module" or node.target is torch.ops.aten.conv2d.default:
+        return True
+    source = node.args[0] if node.args else None
+    return node.target in _ACTIVATIONS and isinstance(source, fx.Node) and source.op != "placeholder"
+
+
+def _from_narrow_points(program: Program) -> Iterator[tuple[fx.Node, str | None]]:
+    """Cut after every node that is the only computed value alive; merge cuts until each region holds a layer."""
+    last_use = {
+        node: max((_index(program)[user] for user in node.users), default=-1) for node in program.graph.nodes
+    }
+    number, layers, alive = 0, 0, set[fx.Node]()
+    for node in program.operations():
+        position = _index(program)[node]
+        yield node, f"block.{number}"
+        layers += _is_layer(program, node) and not isinstance(_module(program, node), BatchNorm2d)
+        alive = {value for value in alive if last_use[value] > position} | {node}
+        if len(alive) == 1 and layers:
+            number, layers = number + 1, 0
+
+
+def _index(program: Program) -> dict[fx.Node, int]:
+    return {node: position for position, node in enumerate(program.graph.nodes)}
+
+
+def _module(program: Program, node: fx.Node) -> object:
+    return program.module(node) if node.op == "call_module" else None
