@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from mattecompress.errors import UserError
 from mattecompress.facts import Facts, evaluate_size, size_symbols
 from mattecompress.normalization import normalize_graph
-from mattecompress.program import Program, Source, fetch_tensor, owner_of
+from mattecompress.program import AbsentParameter, Program, Source, fetch_tensor, owner_of
 from mattecompress.propagation import propagate
 from mattecompress.signature import Signature
 from mattecompress.verify import verify
@@ -164,11 +164,11 @@ def _place(root: nn.Module, name: str, value: Tensor) -> None:
     setattr(owner, leaf, kept)
 
 
-def _absent_parameters(model: nn.Module, module: fx.GraphModule) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _absent_parameters(model: nn.Module, module: fx.GraphModule) -> tuple[AbsentParameter, ...]:
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     called = tuple(f"{node.target}." for node in module.graph.nodes if node.op == "call_module")
     return tuple(
-        (name, tuple(parameter.shape))
+        AbsentParameter(name, tuple(parameter.shape))
         for name, parameter in model.named_parameters()
         if name not in read and not name.startswith(called)
     )

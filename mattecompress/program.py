@@ -37,15 +37,23 @@ class Level(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a program came from.
+class AbsentParameter:
+    """A parameter of the model that the captured graph does not read; passes keep its bits up to date.
 
-    model: name of the model or of the function that built it.
-    absent: shape of each parameter of the model that the captured graph does not use.
+    The papers count whole models, so their sizes need it.
     """
 
+    name: str
+    shape: tuple[int, ...]
+    bits: int = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a program came from: the model or the function that built it, and what of it was not captured."""
+
     model: str = ""
-    absent: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    absent: tuple[AbsentParameter, ...] = ()
 
 
 class Program:

@@ -65,8 +65,8 @@ def print_record(record: PassRecord) -> str:
 def _header(program: Program) -> Iterator[str]:
     if program.source.model:
         yield f"model {program.source.model}"
-    for name, shape in program.source.absent:
-        yield f"absent @{name} [{','.join(map(str, shape))}]"
+    for absent in program.source.absent:
+        yield f"absent @{absent.name} [{','.join(map(str, absent.shape))}] {absent.bits}"
     yield from map(print_record, program.history)
     for state in program.states:
         yield f"state {state.input} <- {state.output}"

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from mattecompress.errors import UserError
 from mattecompress.facts import DTYPES, Facts
 from mattecompress.modules import build_module
-from mattecompress.program import PassRecord, Program, Source, StatePair, owner_of
+from mattecompress.program import AbsentParameter, PassRecord, Program, Source, StatePair, owner_of
 from mattecompress.text import FORMAT, digest, parse_notes, parse_type
 
 _TOKEN = re.compile(r'\s*("[^"]*"|[%@][\w.]+|[A-Za-z_][\w.]*=?|-?inf|-?\d[\w.+-]*|[\[\](),])')
@@ -57,7 +57,7 @@ class _Reader:
         self.nodes: dict[str, fx.Node] = {}
         self.attributes: dict[str, fx.Node] = {}
         self.name, self.model = "", ""
-        self.absent: list[tuple[str, tuple[int, ...]]] = []
+        self.absent: list[AbsentParameter] = []
         self.history: list[PassRecord] = []
         self.states: list[StatePair] = []
         self.scopes: dict[str, str] = {}
@@ -91,8 +91,9 @@ class _Reader:
         self.model = rest
 
     def read_absent(self, rest: str) -> None:
-        name, shape = rest.removeprefix("@").split(" ")
-        self.absent.append((name, tuple(int(size) for size in shape.strip("[]").split(",") if size)))
+        name, shape, bits = rest.removeprefix("@").split(" ")
+        sizes = tuple(int(size) for size in shape.strip("[]").split(",") if size)
+        self.absent.append(AbsentParameter(name, sizes, int(bits)))
 
     def read_pass(self, rest: str) -> None:
         text, seed = rest.rsplit(" seed=", 1)

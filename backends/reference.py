@@ -1,0 +1,45 @@
+"""The reference: torch, on the CPU, node by node. What it computes is the truth for every other backend."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from mattecompress import container
+from mattecompress.backends import Backend
+from mattecompress.program import Program
+
+
+@dataclass(frozen=True)
+class ReferenceArtifact:
+    """The program itself, run without gradients."""
+
+    program: Program
+
+    @torch.no_grad()
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """All outputs from all inputs, by name."""
+        return self.program.run(**inputs)
+
+    def save(self, folder: Path) -> tuple[Path, ...]:
+        """Write the program as a `.mcg` file."""
+        path = folder / f"{self.program.name}.mcg"
+        container.save(self.program, path)
+        return (path,)
+
+
+@dataclass(frozen=True)
+class Reference(Backend):
+    """Runs every program."""
+
+    name: ClassVar[str] = "reference"
+
+    def supports(self, program: Program, node: fx.Node) -> str | None:
+        """Everything."""
+        return None
+
+    def compile(self, program: Program) -> ReferenceArtifact:
+        """Nothing to do."""
+        return ReferenceArtifact(program)
