@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mattecompress.data import drawing
 from mattecompress.data.drawing import Array, Layer
-from mattecompress.data.figures import Person, Wave, draw_person, sample_person, sample_wave
-from mattecompress.data.scenery import Scenery, sample_scenery
+from mattecompress.data.figures import draw_person
+from mattecompress.data.people import Person, Wave, sample_person, sample_wave
+from mattecompress.data.scenery import sample_scenery
 
 MIN_SIDE = 16
 

@@ -5,11 +5,12 @@ first. Only elementwise numpy is used, so the bytes do not depend on the number 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Point = tuple[float, float]
 
 
@@ -29,8 +30,8 @@ class Layer:
     def __init__(self, height: int, width: int) -> None:
         self.colour = np.zeros((3, height, width), np.float32)
         self.alpha = np.zeros((height, width), np.float32)
-        self._x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :]
-        self._y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None]
+        self.x = (np.arange(width, dtype=np.float32) + np.float32(0.5))[None, :]
+        self.y = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None]
 
     def window(self, points: list[Point], margin: float) -> Window | None:
         """The visible part of the bounding box of `points` grown by `margin` pixels; None when all is outside."""
@@ -42,7 +43,7 @@ class Layer:
         if left >= right or top >= bottom:
             return None
         rows, columns = slice(top, bottom), slice(left, right)
-        return Window(rows, columns, self._x[:, columns], self._y[rows])
+        return Window(rows, columns, self.x[:, columns], self.y[rows])
 
     def over(self, window: Window, coverage: Array, colour: Array) -> None:
         """Lay `colour`, (3, 1, 1) or (3, h, w), with `coverage` (h, w) on top of what is there."""
@@ -57,7 +58,7 @@ class Layer:
 
 def coverage(distance: Array, softness: float) -> Array:
     """Coverage 0..1 of a shape at signed `distance` pixels, falling over `softness` pixels."""
-    ramp = np.clip(0.5 - distance / np.float32(softness), 0, 1)
+    ramp: Array = np.clip(0.5 - distance / np.float32(softness), 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
@@ -90,7 +91,7 @@ def box(window: Window, centre: Point, half: Point, angle: float, rounding: floa
     x, y = window.x - np.float32(centre[0]), window.y - np.float32(centre[1])
     u = np.abs(x * cos + y * sin) - np.float32(half[0] - rounding)
     v = np.abs(y * cos - x * sin) - np.float32(half[1] - rounding)
-    outside = np.sqrt(np.maximum(u, 0) ** 2 + np.maximum(v, 0) ** 2)
+    outside: Array = np.sqrt(np.maximum(u, 0) ** 2 + np.maximum(v, 0) ** 2)
     return outside + np.minimum(np.maximum(u, v), 0) - np.float32(rounding)
 
 
@@ -134,8 +135,8 @@ def splat_strands(layer: Layer, x: Array, y: Array, weight: Array, shade: Array,
     lit = np.bincount(places, areas * np.tile(light, 4), size).reshape(height + 3, stride)[inner]
     covered = (1 - np.exp(-total)).astype(np.float32)
     brightness = (lit / np.maximum(total, 1e-9)).astype(np.float32)
-    everything = Window(slice(0, height), slice(0, width), layer._x, layer._y)
-    layer.over(everything, covered, np.clip(colour[:, None, None] * brightness, 0, 1))
+    whole = Window(slice(0, height), slice(0, width), layer.x, layer.y)
+    layer.over(whole, covered, np.clip(colour[:, None, None] * brightness, 0, 1))
 
 
 def enlarge(grid: Array, height: int, width: int) -> Array:
@@ -203,7 +204,7 @@ def fill_outside(layer: Layer, fallback: Array) -> Array:
         colour, alpha = levels[-1]
         levels.append((_halve(colour), _halve(alpha[None])[0]))
     colour, alpha = levels.pop()
-    filled = (colour + np.float32(1e-6) * fallback[:, None, None]) / (alpha + np.float32(1e-6))
+    filled: Array = (colour + np.float32(1e-6) * fallback[:, None, None]) / (alpha + np.float32(1e-6))
     while levels:
         colour, alpha = levels.pop()
         coarse = _double(filled, *alpha.shape)
@@ -244,7 +245,8 @@ class Texture:
         size = self.tile.shape[1]
         column = np.floor(u * np.float32(size)).astype(np.int32) % size
         row = np.floor(v * np.float32(size)).astype(np.int32) % size
-        return np.take(self.tile.reshape(3, -1), row * size + column, axis=1)
+        texels: Array = self.tile.reshape(3, -1)[:, row * size + column]
+        return texels
 
 
 def sample_texture(rng: np.random.Generator, first: Array, second: Array, size: int = 64) -> Texture:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mattecompress.data import drawing
 from mattecompress.data.drawing import Array, Layer, Point
-from mattecompress.data.figures import Wave, sample_wave
+from mattecompress.data.people import Wave, sample_wave
 
 MARGIN = 1.36
 
@@ -77,7 +77,7 @@ def sample_scenery(rng: np.random.Generator, height: int, width: int, lookalikes
 
 def _colour(rng: np.random.Generator, lookalikes: Array, share: float) -> Array:
     if rng.random() < share:
-        near = lookalikes[int(rng.integers(len(lookalikes)))] + rng.normal(0, 0.06, 3)
+        near: Array = lookalikes[int(rng.integers(len(lookalikes)))] + rng.normal(0, 0.06, 3)
         return np.clip(near, 0, 1).astype(np.float32)
     grey = float(rng.beta(1.2, 1.2))
     return np.clip(grey + float(rng.beta(1, 2)) * rng.uniform(-0.6, 0.6, 3), 0, 1).astype(np.float32)
