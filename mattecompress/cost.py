@@ -112,9 +112,7 @@ def _node_cost(program: Program, node: fx.Node, weight_bits: int) -> NodeCost:
         macs=macs - binary,
         binary_macs=binary,
         paper_flops=_paper_flops(program, node, macs, precision or FLOAT),
-        weight_bits=sum(
-            bits for name, bits in _stored_bits(program, node) if not (name in seen or seen.add(name))
-        ),
+        weight_bits=weight_bits,
         activation_bytes=math.prod(facts.sizes) * size,
     )
 

@@ -1,0 +1,34 @@
+# demo and test are the two commands to know; each makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint bench docs clean
+
+demo: .venv/.installed
+	$(BIN)/mattecompress demo -o demo
+
+test: .venv/.installed
+	$(BIN)/pytest -q
+
+test-slow: .venv/.installed
+	$(BIN)/pytest -q -m slow
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mattecompress
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/frame_time.py
+
+docs: .venv/.installed
+	$(BIN)/python docs/generate.py
+
+.venv/.installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,tvm,dev]'
+	bash .ci/packages
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,91 @@
+"""Verbs that measure: eval, bench."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mattecompress.cli.options import ArgumentError, Frames, Json, ProgramPath, Size, Threads, print_json
+from mattecompress.cli.running import load_at
+
+ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command("eval")(evaluate)
+    app.command()(bench)
+
+
+def evaluate(
+    program: ProgramPath,
+    data: Annotated[str, typer.Option(help="A video, a folder, or procedural[:SEED].")] = "procedural",
+    reference: ReferencePath = None,
+    backend: Annotated[str, typer.Option(help="reference, onnx or tvm.")] = "reference",
+    clips: Annotated[int, typer.Option(help="Clips to take.", min=1)] = 1,
+    frames: Frames = 24,
+    size: Size = None,
+    json: Json = False,
+) -> None:
+    """Measure accuracy: the clip's own alpha, or what a reference program yields, is the truth.
+
+    mattecompress eval w8a8.mcg --reference rvm.mcg --data clip.mp4 --json
+    """
+    from mattecompress import evaluation
+    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.preparation import compile_program
+
+    measured = load_at(program, size)
+    truth = load_at(reference, size) if reference else None
+    artifact = compile_program(measured, backend)
+    result = evaluation.evaluate(
+        measured, artifact.run, load_clips(data, frame_size(measured), clips, frames), truth
+    )
+    if json:
+        print_json({"frames": result.frames, "metrics": result.metrics})
+    else:
+        from mattecompress.cli.tables import print_table
+
+        rows = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
+        print_table(f"{program}: {result.frames} frames", ("metric", "mean"), rows, 1)
+
+
+def bench(
+    program: ProgramPath,
+    against: Annotated[str, typer.Option(help="The peer: onnxruntime or torch.")] = "onnxruntime",
+    reference: ReferencePath = None,
+    runs: Annotated[int, typer.Option(help="Runs of each, in turn.", min=1)] = 20,
+    size: Size = None,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Time the compiled program on this machine beside a peer, run in turn.
+
+    mattecompress bench w8a8.mcg --against onnxruntime --reference rvm.mcg --threads 1 --json
+    """
+    import torch
+
+    from mattecompress.benchmark import compare
+    from mattecompress.options import nearest
+    from mattecompress.preparation import compile_program
+    from mattecompress.stream import Stream
+
+    peers = {"onnxruntime": "onnx", "torch": "reference"}
+    if against not in peers:
+        raise ArgumentError(f"--against '{against}' is unknown{nearest(against, peers)}")
+    torch.set_num_threads(threads)
+    ours = load_at(program, size)
+    peer = load_at(reference, size) if reference else ours
+    streams = [
+        Stream(ours, compile_program(ours, "tvm", threads=threads).run),
+        Stream(peer, compile_program(peer, peers[against], threads=threads).run),
+    ]
+    frame = torch.rand(1, *ours.facts(ours.inputs[0]).sizes[1:], generator=torch.Generator().manual_seed(0))
+    result = compare(lambda: streams[0](frame), lambda: streams[1](frame), against, threads, runs)
+    if json:
+        print_json(result.as_json())
+    else:
+        typer.echo(
+            f"ours {result.ours_ms:.1f} ms, {against} {result.peer_ms:.1f} ms, {result.as_json()['speedup']:.2f}x "
+            f"(medians of {runs} runs in turn, {threads} threads)"
+        )

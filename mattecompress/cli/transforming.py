@@ -1,0 +1,207 @@
+"""Verbs on programs: capture, opt, inspect."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mattecompress.cli.options import (
+    ArgumentError,
+    Frames,
+    Json,
+    Output,
+    ProgramPath,
+    Seed,
+    Size,
+    parse_size,
+    print_json,
+    progress_bar,
+    say,
+)
+
+if TYPE_CHECKING:
+    from mattecompress.pipeline import Hook, Pass, Step
+    from mattecompress.program import Program
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command()(capture)
+    app.command()(opt)
+    app.command()(inspect)
+
+
+def capture(
+    model: Annotated[str, typer.Argument(help="A model's name, or package.module:function that builds one.")],
+    output: Output = Path("program.mcg"),
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights, .pth or .safetensors.")] = None,
+    size: Size = None,
+    ratio: Annotated[float, typer.Option(help="Downsample ratio of a named model.")] = 1.0,
+    refiner: Annotated[str | None, typer.Option(help="deep_guided_filter or fast_guided_filter.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option(help="[NAME=]SHAPE of each input, such as 1x3x288x512.")] = None,
+    outputs: Annotated[str | None, typer.Option(help="Names of the outputs, separated by commas.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="INPUT=OUTPUT of each recurrent state.")] = None,
+) -> None:
+    """Capture a network into a float program.
+
+    mattecompress capture rvm-mobilenetv3 --checkpoint w.safetensors --size 288x512 -o rvm.mcg
+
+    mattecompress capture mypackage.net:build --inputs 1x3x288x512 --outputs pha -o mine.mcg
+    """
+    from mattecompress import container
+    from mattecompress.cost import cost
+    from mattecompress.propagation import program_symbols
+
+    if ":" in model:
+        program = _capture_function(model, inputs or [], outputs, state or [])
+    else:
+        program = _capture_named(model, checkpoint, parse_size(size), ratio, refiner)
+    container.save(program, output, _hash_of(checkpoint))
+    open_sizes = program_symbols(program)
+    what = f"sizes {', '.join(open_sizes)} open" if open_sizes else f"{cost(program).totals.macs / 1e9:.2f} G MACs a frame"
+    say(f"{output}: {len(list(program.operations()))} nodes, {what}")
+
+
+def _capture_named(
+    model: str, checkpoint: Path | None, size: tuple[int, int] | None, ratio: float, refiner: str | None
+) -> "Program":
+    from mattecompress import api
+
+    options: dict[str, Any] = {"refiner": refiner} if refiner else {}
+    return api.capture(model, checkpoint=checkpoint, size=size, ratio=ratio, **options)
+
+
+def _capture_function(model: str, inputs: list[str], outputs: str | None, state: list[str]) -> "Program":
+    from mattecompress.capture import capture as capture_module
+    from mattecompress.program import StatePair
+    from mattecompress.signature import Signature
+
+    if not inputs:
+        raise ArgumentError(f"{model} needs the shape of each input: add --inputs 1x3x288x512")
+    module_name, _, function = model.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        network = getattr(importlib.import_module(module_name), function)()
+    except (ImportError, AttributeError) as error:
+        raise ArgumentError(f"cannot build {model}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    shapes = tuple(_parse_input(text, number) for number, text in enumerate(inputs))
+    pairs = tuple(StatePair(*text.partition("=")[::2]) for text in state)
+    signature = Signature(shapes, tuple((outputs or "alpha").split(",")), pairs)
+    return capture_module(network, signature, function)
+
+
+def _parse_input(text: str, number: int) -> tuple[str, tuple[int, ...]]:
+    name, equals, shape = text.rpartition("=")
+    sizes = shape.split("x")
+    if not all(size.isdigit() for size in sizes):
+        raise ArgumentError(f"--inputs '{text}': expected [NAME=]SHAPE, such as src=1x3x288x512")
+    return name if equals else ("src" if number == 0 else f"input{number}"), tuple(map(int, sizes))
+
+
+def _hash_of(path: Path | None) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+
+
+def opt(
+    program: ProgramPath,
+    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="Passes, separated by commas.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; default: nowhere.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="A video, a folder, or procedural[:SEED].")] = None,
+    clips: Annotated[int, typer.Option(help="Calibration clips to take.", min=1)] = 4,
+    frames: Frames = 8,
+    seed: Seed = 0,
+    print_before: Annotated[str | None, typer.Option(help="Print the program before this pass.")] = None,
+    print_after: Annotated[str | None, typer.Option(help="Print the program after this pass, or `all`.")] = None,
+    timing: Annotated[bool, typer.Option(help="Print each pass's time and what it did.")] = False,
+    stop_after: Annotated[str | None, typer.Option(help="Run no pass behind this one.")] = None,
+) -> None:
+    """Run passes over a program.
+
+    mattecompress opt rvm.mcg -p 'mse{weights=8 activations=8}' --calibration clips/ -o w8a8.mcg
+
+    mattecompress opt rvm.mcg -p canonicalize,fold-batch-norm --print-after all
+    """
+    from mattecompress import container
+    from mattecompress.data.sources import calibration_clips
+    from mattecompress.pipeline import Context
+    from mattecompress.pipeline_text import parse_pipeline
+    from mattecompress.reproducer import run_with_reproducer
+
+    given = container.load(program)
+    wanted = _until(parse_pipeline(pipeline), stop_after)
+    hooks = _hooks(print_before, print_after, timing, [step.name for step in wanted.passes])
+    with progress_bar() as report:
+        context = Context(seed=seed, progress=report)
+        if calibration:
+            context.clips = calibration_clips(calibration, given, clips, frames or 8)
+        result = run_with_reproducer(wanted, given, context, hooks)
+    if output:
+        container.save(result, output, str(container.load_manifest(program)["input_sha256"]))
+        say(f"{output}: {result.level.value}, {len(list(result.operations()))} nodes")
+
+
+def _until(pipeline: Any, stop_after: str | None) -> Any:
+    if stop_after is None:
+        return pipeline
+    names = [step.name for step in pipeline.passes]
+    _check_pass(stop_after, names)
+    return type(pipeline)(pipeline.passes[: names.index(stop_after) + 1])
+
+
+def _check_pass(name: str, names: list[str]) -> None:
+    from mattecompress.options import nearest
+
+    if name not in (*names, "all"):
+        raise ArgumentError(f"no pass '{name}' in the pipeline{nearest(name, names)}")
+
+
+def _hooks(before: str | None, after: str | None, timing: bool, names: list[str]) -> "list[Hook]":
+    from mattecompress.text import print_program
+
+    for name in filter(None, (before, after)):
+        _check_pass(name, names)
+
+    def dump(step: "Step") -> None:
+        for wanted, shown, word in ((before, step.before, "before"), (after, step.result.program, "after")):
+            if wanted in (step.step.name, "all"):
+                sys.stdout.write(f"// {word} {step.step}\n{print_program(shown)}")
+
+    def time(step: "Step") -> None:
+        did = step.result.notes if step.result.modified else "changed nothing"
+        say(f"{step.number:3d} {step.seconds:8.3f} s  {step.step}: {did}")
+
+    return [dump, time] if timing else [dump]
+
+
+def inspect(
+    program: ProgramPath,
+    text: Annotated[bool, typer.Option("--text", help="Print the program's text form.")] = False,
+    json: Json = False,
+    size: Size = None,
+) -> None:
+    """Show a program: costs by region, its text, or everything as JSON.
+
+    mattecompress inspect rvm.mcg            mattecompress inspect rvm.mcg --text | less
+    """
+    from mattecompress import container
+    from mattecompress.cost import cost
+    from mattecompress.pipeline_text import parse_pipeline
+    from mattecompress.text import print_program
+
+    shown = container.load(program)
+    if wanted := parse_size(size):
+        shown = parse_pipeline(f"set-resolution{{height={wanted[0]} width={wanted[1]}}}").run(shown)
+    if text:
+        sys.stdout.write(print_program(shown))
+    elif json:
+        print_json(cost(shown).as_json())
+    else:
+        from mattecompress.cli.tables import print_cost
+
+        print_cost(shown, cost(shown))

@@ -1,0 +1,81 @@
+"""How well a program mattes: the papers' video metrics over clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mattecompress.data.sources import SourceClip
+from mattecompress.errors import UserError
+from mattecompress.metrics import evaluate_clip
+from mattecompress.program import Program
+from mattecompress.stream import Run, Stream
+
+METRICS = ("mad", "mse", "grad", "conn", "dtssd", "fgr_mse")
+
+
+class NoTruthError(UserError):
+    """Clips without known alpha, and no reference program to stand in for it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Number of frames, and each metric's mean in the papers' units."""
+
+    frames: int
+    metrics: dict[str, float]
+
+
+def evaluate(
+    program: Program, run: Run, clips: Sequence[SourceClip], reference: Program | None = None
+) -> Evaluation:
+    """Metrics of `run`'s alpha and foreground, states carried through each clip.
+
+    The truth is the clip's own alpha; with `reference`, it is what that program yields.
+
+    Raises:
+        NoTruthError: a clip has no alpha and there is no reference.
+    """
+    results = []
+    for clip in clips:
+        alpha, foreground = predict(program, run, clip)
+        true_alpha, true_foreground = _truth(clip, reference)
+        results.append(evaluate_clip(alpha, true_alpha, foreground, true_foreground))
+    frames = [len(clip.frames) for clip in clips]
+    metrics = {
+        name: sum(result[name] * count for result, count in zip(results, frames, strict=True)) / sum(frames)
+        for name in METRICS
+        if all(name in result for result in results)
+    }
+    return Evaluation(sum(frames), metrics)
+
+
+def predict(program: Program, run: Run, clip: SourceClip) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Alpha (T,1,H,W), and foreground (T,3,H,W) where the program yields one."""
+    outputs = list(Stream(program, run).over(clip.frames))
+    alpha = torch.cat([output[alpha_name(program)] for output in outputs])
+    foreground = torch.cat([output["fgr"] for output in outputs]) if "fgr" in program.output_names else None
+    return alpha, foreground
+
+
+def alpha_name(program: Program) -> str:
+    """The output that is the matte: `pha`, `alpha`, or the first output with one channel.
+
+    Raises:
+        NoTruthError: no output has one channel.
+    """
+    for name in ("pha", "alpha"):
+        if name in program.output_names:
+            return name
+    singles = [name for name, node in program.outputs.items() if program.facts(node).shape[1:2] == (1,)]
+    if not singles:
+        raise NoTruthError(f"{program.name} has no one-channel output: {', '.join(program.output_names)}")
+    return singles[0]
+
+
+def _truth(clip: SourceClip, reference: Program | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if reference is not None:
+        return predict(reference, reference.run, clip)
+    if clip.alpha is None:
+        raise NoTruthError(f"{clip.name} has no known alpha: add --reference PROGRAM, or use --data procedural")
+    return clip.alpha, clip.foreground
