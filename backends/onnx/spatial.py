@@ -1,0 +1,251 @@
+"""ATen convolutions, pooling, resizing, reductions and matrix products."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mattecompress.backends.onnx.call import Call
+from mattecompress.backends.onnx.graph import RefusalError
+
+aten = torch.ops.aten
+
+Rule = Callable[[Call], str]
+
+
+def pads(padding: Sequence[int]) -> list[int]:
+    """ONNX's order of a symmetric padding: all befores, then all afters."""
+    return [*padding, *padding]
+
+
+def _pair(values: Sequence[int]) -> list[int]:
+    return [values[0], values[-1]]
+
+
+def _convolution(call: Call) -> str:
+    return _convolve(call, pads(_pair(call["padding"])))
+
+
+def _convolution_padding(call: Call) -> str:
+    """Padding `valid` or `same`; the odd row or column of `same` goes behind."""
+    if call["padding"] == "valid":
+        return _convolve(call, [0, 0, 0, 0])
+    kernel, dilation = call.sizes("weight", "padding 'same'")[2:], _pair(call["dilation"])
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    before = [amount // 2 for amount in total]
+    return _convolve(call, before + [amount - first for amount, first in zip(total, before, strict=True)])
+
+
+def _convolve(call: Call, padding: list[int]) -> str:
+    return call.emit(
+        "Conv",
+        call.value("input"),
+        call.value("weight"),
+        call.optional("bias"),
+        kernel_shape=list(call.sizes("weight", "a convolution")[2:]),
+        strides=_pair(call["stride"]),
+        pads=padding,
+        dilations=_pair(call["dilation"]),
+        group=call["groups"],
+    )
+
+
+def _transposed_convolution(call: Call) -> str:
+    return call.emit(
+        "ConvTranspose",
+        call.value("input"),
+        call.value("weight"),
+        call.optional("bias"),
+        kernel_shape=list(call.sizes("weight", "a convolution")[2:]),
+        strides=_pair(call["stride"]),
+        pads=pads(_pair(call["padding"])),
+        output_padding=_pair(call["output_padding"]),
+        dilations=_pair(call["dilation"]),
+        group=call["groups"],
+    )
+
+
+def _window(call: Call) -> dict[str, Any]:
+    kernel = _pair(call["kernel_size"])
+    stride = _pair(call["stride"]) if call["stride"] else kernel
+    if call["ceil_mode"] and any(s > k for s, k in zip(stride, kernel, strict=True)):
+        raise RefusalError("ceil_mode with a stride above the kernel size")
+    return {
+        "kernel_shape": kernel,
+        "strides": stride,
+        "pads": pads(_pair(call["padding"])),
+        "ceil_mode": int(call["ceil_mode"]),
+    }
+
+
+def _average_pool(call: Call) -> str:
+    """A window that ceil_mode lets over the edge is divided by its taps inside, in both."""
+    if call["divisor_override"] is not None:
+        raise RefusalError("divisor_override")
+    padded = any(call["padding"]) and call["count_include_pad"]
+    if padded and call["ceil_mode"]:
+        raise RefusalError("ceil_mode with counted padding")
+    return call.emit("AveragePool", call.value("self"), **_window(call), count_include_pad=int(padded))
+
+
+def _max_pool(call: Call) -> str:
+    return call.emit("MaxPool", call.value("self"), **_window(call), dilations=_pair(call["dilation"]))
+
+
+def _adaptive_pool(call: Call) -> str:
+    """To one pixel, or to a size that divides the input's."""
+    wanted = _pair(call["output_size"])
+    if wanted == [1, 1]:
+        return call.emit("GlobalAveragePool", call.value("self"))
+    given = call.sizes("self", "adaptive_avg_pool2d")[-2:]
+    if any(size % goal for size, goal in zip(given, wanted, strict=True)):
+        raise RefusalError(f"adaptive_avg_pool2d from {given} to {tuple(wanted)}: windows differ in size")
+    kernel = [size // goal for size, goal in zip(given, wanted, strict=True)]
+    return call.emit("AveragePool", call.value("self"), kernel_shape=kernel, strides=kernel)
+
+
+def _resize(mode: str) -> Rule:
+    def write(call: Call) -> str:
+        align = bool(call.arguments.get("align_corners", False))
+        attributes: dict[str, Any] = {
+            "mode": mode,
+            "axes": [2, 3],
+            "coordinate_transformation_mode": "align_corners" if align else "half_pixel",
+        }
+        if mode == "nearest":
+            attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        if mode == "cubic":
+            attributes |= {"cubic_coeff_a": -0.75}
+        factors = call.arguments.get("scale_factors") or None
+        if factors is not None and not align:
+            return call.emit("Resize", call.value("input"), "", _factors(call, factors), **attributes)
+        size = call["output_size"]
+        if size is None:
+            size = call.sizes(call.node, "align_corners with scale factors")[2:]
+        return call.emit("Resize", call.value("input"), "", "", call.size_vector(size), **attributes)
+
+    return write
+
+
+def _factors(call: Call, factors: Sequence[float]) -> str:
+    """Torch samples with the factors themselves, and rounds sizes down in double; ONNX does so in float32."""
+    shapes = zip(call.facts("input").shape[2:], call.facts(call.node).shape[2:], factors, strict=True)
+    for given, wanted, factor in shapes:
+        both_known = isinstance(given, int) and isinstance(wanted, int)
+        if both_known and math.floor(np.float32(given) * np.float32(factor)) != wanted:
+            raise RefusalError(f"scale factor {factor} of {given} rounds to another size in float32")
+    return call.writer.numbers(tuple(factors), torch.float32)
+
+
+def _reduction(kind: str) -> Rule:
+    def write(call: Call) -> str:
+        axes = call["dim"]
+        if axes is None or axes == []:
+            axes = range(call.rank("self"))
+        axes = axes if isinstance(axes, Sequence | range) else [axes]
+        value = call.value("self", call.dtype)
+        return call.emit(kind, value, call.integers(*axes), keepdims=int(call["keepdim"]))
+
+    return write
+
+
+def _mean_of_all(call: Call) -> str:
+    return call.emit("ReduceMean", call.value("self", call.dtype), keepdims=0)
+
+
+def _softmax(call: Call) -> str:
+    return call.emit("Softmax", call.value("self", call.dtype), axis=call.axis("self"))
+
+
+def _matmul(left: str, right: str) -> Rule:
+    return lambda call: call.emit("MatMul", call.value(left), call.value(right))
+
+
+def _linear(call: Call) -> str:
+    weight = call.emit("Transpose", call.value("weight"), perm=[1, 0])
+    product = call.emit("MatMul", call.value("input"), weight)
+    return product if call["bias"] is None else call.emit("Add", product, call.value("bias"))
+
+
+def _matmul_add(call: Call) -> str:
+    alpha, beta = float(call.number("alpha")), float(call.number("beta"))
+    return call.emit(
+        "Gemm", call.value("mat1"), call.value("mat2"), call.value("self"), alpha=alpha, beta=beta
+    )
+
+
+def _einsum(call: Call) -> str:
+    return call.emit(
+        "Einsum", *(call.operand(tensor) for tensor in call["tensors"]), equation=call["equation"]
+    )
+
+
+def _layer_norm(call: Call) -> str:
+    shape = call["normalized_shape"]
+    scale = call.value("weight") if call["weight"] is not None else call.like("scale", torch.ones(shape))
+    inputs = (call.value("input"), scale, call.optional("bias"))
+    return call.emit("LayerNormalization", *inputs, axis=-len(shape), epsilon=float(call["eps"]))
+
+
+def _batch_norm(call: Call) -> str:
+    if call["training"]:
+        raise RefusalError("batch norm in training mode")
+    channels = call.sizes("running_mean", "batch norm")
+    scale = call.value("weight") if call["weight"] is not None else call.like("scale", torch.ones(channels))
+    bias = call.value("bias") if call["bias"] is not None else call.like("bias", torch.zeros(channels))
+    statistics = call.value("running_mean"), call.value("running_var")
+    inputs = (call.value("input"), scale, bias, *statistics)
+    return call.emit("BatchNormalization", *inputs, epsilon=float(call["eps"]))
+
+
+def _attention(call: Call) -> str:
+    """softmax(query key^T * scale + mask) value."""
+    if call["is_causal"] or call["enable_gqa"] or call["dropout_p"]:
+        raise RefusalError("attention that is causal, grouped or with dropout")
+    rank = call.rank("key")
+    width = call.sizes("query", "attention")[-1] if call["scale"] is None else 1
+    scale = 1 / math.sqrt(width) if call["scale"] is None else call.number("scale")
+    turned = call.emit("Transpose", call.value("key"), perm=[*range(rank - 2), rank - 1, rank - 2])
+    product = call.emit("MatMul", call.value("query"), turned)
+    scores = call.emit("Mul", product, call.writer.numbers(scale, call.dtype))
+    if call["attn_mask"] is not None:
+        scores = call.emit("Add", scores, _mask(call))
+    return call.emit("MatMul", call.emit("Softmax", scores, axis=-1), call.value("value"))
+
+
+def _mask(call: Call) -> str:
+    if call.facts("attn_mask").dtype is not torch.bool:
+        return call.value("attn_mask", call.dtype)
+    kept, dropped = (call.writer.numbers(number, call.dtype) for number in (0.0, -math.inf))
+    return call.emit("Where", call.value("attn_mask"), kept, dropped)
+
+
+RULES: Mapping[Any, Rule] = {
+    aten.conv2d.default: _convolution,
+    aten.conv2d.padding: _convolution_padding,
+    aten.conv_transpose2d.input: _transposed_convolution,
+    aten.avg_pool2d.default: _average_pool,
+    aten.max_pool2d.default: _max_pool,
+    aten.adaptive_avg_pool2d.default: _adaptive_pool,
+    aten.upsample_bilinear2d.vec: _resize("linear"),
+    aten.upsample_bicubic2d.vec: _resize("cubic"),
+    aten.upsample_nearest2d.vec: _resize("nearest"),
+    aten.mean.dim: _reduction("ReduceMean"),
+    aten.mean.default: _mean_of_all,
+    aten.sum.dim_IntList: _reduction("ReduceSum"),
+    aten.amax.default: _reduction("ReduceMax"),
+    aten.amin.default: _reduction("ReduceMin"),
+    aten.softmax.int: _softmax,
+    aten._softmax.default: _softmax,
+    aten.matmul.default: _matmul("self", "other"),
+    aten.bmm.default: _matmul("self", "mat2"),
+    aten.mm.default: _matmul("self", "mat2"),
+    aten.linear.default: _linear,
+    aten.addmm.default: _matmul_add,
+    aten.einsum.default: _einsum,
+    aten.layer_norm.default: _layer_norm,
+    aten.batch_norm.default: _batch_norm,
+    aten.scaled_dot_product_attention.default: _attention,
+}
