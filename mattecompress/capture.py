@@ -2,7 +2,9 @@
 
 import copy
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,9 +98,15 @@ def _blame(error: Exception) -> str:
             (frame.tb_frame.f_code.co_filename, str(frame.tb_lineno), frame.tb_frame.f_code.co_name)
         )
         frame = frame.tb_next
-    own = [place for place in places if "/torch/" not in place[0] and not place[0].endswith("capture.py")]
+    own = [place for place in places if _is_own_code(Path(place[0]))]
     where = f" at {own[-1][0]}:{own[-1][1]} in {own[-1][2]}" if own else ""
     return f"cannot capture{where}: {reason[:300]}"
+
+
+def _is_own_code(path: Path) -> bool:
+    """Neither a library's nor this package's nor Python's own file."""
+    libraries = ("site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return path.is_file() and path != Path(__file__) and not any(part in libraries for part in path.parts)
 
 
 def _name_inputs(graph: fx.Graph, signature: Signature) -> None:
@@ -152,6 +160,7 @@ def _rebuild(module: fx.GraphModule) -> fx.GraphModule:
         readers[name] = node
         first.prepend(node)
         _place(root, name, fetch_tensor(module, name))
+    graph.set_codegen(fx.graph.CodeGen())
     graph.lint()
     rebuilt = fx.GraphModule(root, graph)
     rebuilt.eval()

@@ -52,35 +52,33 @@ def _from_modules(program: Program, blocks: set[str]) -> Iterator[tuple[fx.Node,
         if within:
             yield node, min(within, key=len)
         else:
-            yield node, scope.rpartition(".")[0] or scope if _is_layer(program, node) else None
-
-
-def _is_layer(program: Program, node: fx.Node) -> bool:
-    """A convolution, a module, or the activation directly behind one."""
-    if node.op == "call_module" or node.target is torch.ops.aten.conv2d.default:
-        return True
-    source = node.args[0] if node.args else None
-    return node.target in _ACTIVATIONS and isinstance(source, fx.Node) and source.op != "placeholder"
+            alone = _is_layer(program, node) or _follows_layer(node)
+            yield node, (scope.rpartition(".")[0] or scope) if alone else None
 
 
 def _from_narrow_points(program: Program) -> Iterator[tuple[fx.Node, str | None]]:
-    """Cut after every node that is the only computed value alive; merge cuts until each region holds a layer."""
-    last_use = {
-        node: max((_index(program)[user] for user in node.users), default=-1) for node in program.graph.nodes
-    }
+    """Cut behind every node that is the only computed value alive, once its region holds a layer."""
+    position = {node: place for place, node in enumerate(program.graph.nodes)}
+    last_use = {node: max((position[user] for user in node.users), default=-1) for node in position}
     number, layers, alive = 0, 0, set[fx.Node]()
     for node in program.operations():
-        position = _index(program)[node]
         yield node, f"block.{number}"
-        layers += _is_layer(program, node) and not isinstance(_module(program, node), BatchNorm2d)
-        alive = {value for value in alive if last_use[value] > position} | {node}
+        layers += _is_layer(program, node)
+        alive = {value for value in alive if last_use[value] > position[node]} | {node}
         if len(alive) == 1 and layers:
             number, layers = number + 1, 0
 
 
-def _index(program: Program) -> dict[fx.Node, int]:
-    return {node: position for position, node in enumerate(program.graph.nodes)}
+def _is_layer(program: Program, node: fx.Node) -> bool:
+    """A convolution, or a module that is no batch norm."""
+    if node.op == "call_module":
+        return not isinstance(program.module(node), BatchNorm2d)
+    return node.target is torch.ops.aten.conv2d.default
 
 
-def _module(program: Program, node: fx.Node) -> object:
-    return program.module(node) if node.op == "call_module" else None
+def _follows_layer(node: fx.Node) -> bool:
+    """A batch norm, or an activation behind something computed."""
+    if node.op == "call_module":
+        return True
+    source = node.args[0] if node.args else None
+    return node.target in _ACTIVATIONS and isinstance(source, fx.Node) and source.op != "placeholder"

@@ -5,6 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mattecompress.capture import capture
+from mattecompress.models.rvm import RVM
+from mattecompress.models.signatures import rvm_signature
+from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.program import Program, StatePair
+from mattecompress.signature import Signature
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,3 +63,66 @@ def golden(request: pytest.FixtureRequest):
         assert text == path.read_text()
 
     return check
+
+
+class TinyNet(nn.Module):
+    """Every construct that capture normalises: in-place operations, splits, crops, a state, batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish(inplace=True)
+        )
+        self.middle = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.ReLU(inplace=True))
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, src: Tensor, state: Tensor) -> list[Tensor]:
+        kept, remembered = self.middle(self.stem(src)).split(4, dim=1)
+        state = remembered * torch.sigmoid(state) + state
+        whole = F.interpolate(
+            torch.cat([kept, state], 1), scale_factor=2, mode="bilinear", align_corners=False
+        )
+        whole = whole[:, :, : src.shape[2], : src.shape[3]]
+        foreground, alpha = self.head(whole).split([3, 1], dim=1)
+        return [(foreground + src).clamp(0, 1), alpha.clamp(0, 1), state]
+
+
+@pytest.fixture(scope="session")
+def tiny_net() -> TinyNet:
+    net = TinyNet().eval()
+    generator = torch.Generator().manual_seed(1)
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.3 + 0.3 * (tensor.ndim == 1))
+    return net
+
+
+def tiny_signature(height: int | str, width: int | str) -> Signature:
+    half = ("h", "w") if isinstance(height, str) else (height // 2, int(width) // 2)
+    inputs = (("src", (1, 3, height, width)), ("r1i", (1, 4, *half)))
+    return Signature(inputs, ("fgr", "pha", "r1o"), (StatePair("r1i", "r1o"),))
+
+
+@pytest.fixture(scope="session")
+def tiny_open(tiny_net: TinyNet) -> Program:
+    """A small recurrent program with open sizes."""
+    return capture(tiny_net, tiny_signature("2*h", "2*w"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_net: TinyNet) -> Program:
+    """The same at 12x16."""
+    return capture(tiny_net, tiny_signature(12, 16), "tiny")
+
+
+@pytest.fixture(scope="session")
+def rvm_open() -> Program:
+    """RVM MobileNetV3 with random weights and open sizes."""
+    torch.manual_seed(0)
+    return capture(RVM().eval(), rvm_signature("rvm-mobilenetv3"), "rvm-mobilenetv3")
+
+
+@pytest.fixture(scope="session")
+def rvm(rvm_open: Program) -> Program:
+    """RVM MobileNetV3 with random weights at 64x96."""
+    return parse_pipeline("set-resolution{height=64 width=96},canonicalize").run(rvm_open)

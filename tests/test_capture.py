@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mattecompress.capture import CaptureError, capture
+from mattecompress.models.rvm import RVM
+from mattecompress.models.signatures import rvm_signature
+from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.normalization import NormalizationError
+from mattecompress.program import Level, Program
+from mattecompress.signature import Signature
+
+
+def test_computes_the_same(tiny: Program, tiny_net: nn.Module) -> None:
+    source, state = torch.rand(1, 3, 12, 16), torch.rand(1, 4, 6, 8)
+    with torch.no_grad():
+        expected = tiny_net(source, state)
+    found = tiny.run(src=source, r1i=state)
+    assert list(found) == ["fgr", "pha", "r1o"]
+    for value, other in zip(found.values(), expected, strict=True):
+        assert torch.equal(value, other)
+
+
+def test_open_sizes_fit_other_sizes(tiny_open: Program, tiny_net: nn.Module) -> None:
+    assert tiny_open.facts(tiny_open.inputs[0]).shape == (1, 3, "2*h", "2*w")
+    source, state = torch.rand(1, 3, 20, 30), torch.rand(1, 4, 10, 15)
+    with torch.no_grad():
+        expected = tiny_net(source, state)
+    for value, other in zip(tiny_open.run(src=source, r1i=state).values(), expected, strict=True):
+        assert torch.equal(value, other)
+
+
+def test_trains_through_the_program(tiny_open: Program) -> None:
+    program = tiny_open.clone()
+    outputs = program.run(src=torch.rand(1, 3, 8, 8), r1i=torch.rand(1, 4, 4, 4))
+    outputs["r1o"].sum().backward()
+    gradients = {name: p.grad for name, p in program.graph_module.named_parameters()}
+    assert gradients["stem.0.weight"] is not None and gradients["stem.0.weight"].abs().sum() > 0
+
+
+def test_raises_batch_norm_and_keeps_names(tiny: Program, tiny_net: nn.Module) -> None:
+    (norm,) = tiny.called_modules(BatchNorm2d)
+    assert norm.target == "stem.1"
+    assert tiny.level is Level.FLOAT
+    assert set(tiny.state_dict()) == set(tiny_net.state_dict())
+
+
+def test_absent_parameters_are_counted() -> None:
+    program = capture(RVM().eval(), rvm_signature("rvm-mobilenetv3", (32, 48)), "rvm-mobilenetv3")
+    absent = {part.name for part in program.source.absent}
+    assert "project_seg.conv.weight" in absent and "refiner.conv.6.bias" in absent
+    assert sum(torch.Size(part.shape).numel() for part in program.source.absent) == 3_748_633 - 3_747_808
+
+
+def test_downsample_ratio_runs_the_refiner() -> None:
+    model = RVM().eval()
+    signature = rvm_signature("rvm-mobilenetv3", (64, 96), 0.5)
+    program = capture(model, signature, "rvm-mobilenetv3", {"downsample_ratio": 0.5})
+    inputs = {name: torch.rand(shape) for name, shape in signature.inputs}
+    with torch.no_grad():
+        expected = model(*inputs.values(), downsample_ratio=0.5)
+    assert torch.equal(program.run(**inputs)["pha"], expected[1])
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+
+class ChangesView(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, :1].mul_(3)
+        return y
+
+
+def test_names_the_line_that_blocks() -> None:
+    signature = Signature((("x", (1, 2)),), ("y",))
+    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+ in forward"):
+        capture(Branching(), signature, "branching")
+
+
+def test_refuses_changed_views() -> None:
+    with pytest.raises(NormalizationError, match="changes a view in place"):
+        capture(ChangesView(), Signature((("x", (1, 2)),), ("y",)), "view")
+
+
+def test_counts_outputs() -> None:
+    with pytest.raises(CaptureError, match="yields 1 outputs, 2 names were given: a, b"):
+        capture(nn.ReLU(), Signature((("x", (1, 2)),), ("a", "b")), "relu")

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+
+from mattecompress.cost import OpenSizeError, cost
+from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.program import Program
+
+
+def _truncated(value: float, digits: int) -> float:
+    return math.floor(value * 10**digits) / 10**digits
+
+
+@pytest.mark.parametrize(
+    ("size", "macs", "flops", "published"),
+    [((288, 512), 4.4959, 4.5723, 4.57), ((512, 512), 7.9914, 8.1272, 8.12)],
+)
+def test_float_rvm_costs_what_the_paper_says(
+    rvm_open: Program, size: tuple[int, int], macs: float, flops: float, published: float
+) -> None:
+    totals = cost(parse_pipeline(f"set-resolution{{height={size[0]} width={size[1]}}}").run(rvm_open)).totals
+    assert totals.parameters == 3_747_808
+    assert totals.model_parameters == 3_748_633
+    assert round(totals.macs / 1e9, 4) == macs
+    assert round(totals.paper_gflops, 4) == flops
+    assert _truncated(totals.paper_gflops, 2) == published
+    assert round(totals.paper_size_mib, 2) == 14.30
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "size", "flops"),
+    [("rvm-bnn", 0.5707, 0.5060), ("rvm-react", 0.6440, 0.5060)],
+)
+def test_one_bit_rvm_costs_what_the_paper_says(
+    rvm_open: Program, pipeline: str, size: float, flops: float
+) -> None:
+    program = parse_pipeline(f"set-resolution{{height=288 width=512}},{pipeline}").run(rvm_open)
+    totals = cost(program).totals
+    assert round(totals.paper_size_mib, 4) == size
+    assert round(totals.paper_gflops, 4) == flops
+    assert round(totals.binary_macs / 1e6, 2) == 4130.79
+
+
+def test_regions_and_nodes_add_up(rvm: Program) -> None:
+    counted = cost(parse_pipeline("partition-blocks").run(rvm))
+    assert sum(row["macs"] for row in counted.regions) == counted.totals.macs
+    assert sum(node.macs for node in counted.nodes) == counted.totals.macs
+
+
+def test_open_sizes_are_refused(rvm_open: Program) -> None:
+    with pytest.raises(OpenSizeError, match="set-resolution"):
+        cost(rvm_open)
