@@ -26,11 +26,13 @@ class Onnx(Backend):
     threads: threads of ONNX Runtime within one operation; 0 leaves the choice to it.
     simplify: run onnxsim over the model.
     verify: compare the model with the program on random input before handing it out.
+    fuse_quantized: let ONNX Runtime merge quantize and dequantize pairs into integer kernels; faster, and not exact.
     """
 
     threads: int = 1
     simplify: bool = True
     verify: bool = True
+    fuse_quantized: bool = False
     name: ClassVar[str] = "onnx"
 
     def supports(self, program: Program, node: fx.Node) -> str | None:
@@ -47,7 +49,8 @@ class Onnx(Backend):
         """
         self.check(program)
         model = export_model(program, self.simplify)
-        artifact = OnnxArtifact(program.name, model.SerializeToString(deterministic=True), self.threads)
+        data = model.SerializeToString(deterministic=True)
+        artifact = OnnxArtifact(program.name, data, self.threads, self.fuse_quantized)
         if self.verify:
             require_agreement(program, artifact)
         return artifact

@@ -82,19 +82,24 @@ def _dequantize(call: Call) -> str:
 
 
 def _quantized_convolution(call: Call) -> str:
-    """Four-bit weights are stored as ONNX's INT4, one tensor instead of padded rows."""
-    inputs = call.sizes("q", "quantized_conv2d")[1] // call["groups"]
-    codes = unpack_weight(call.constant("weight"), inputs, call["weight_bits"], call["kernel"])
-    element = "INT8" if call["weight_bits"] > 4 else "INT4"
     return call.emit_function(
         "quantized_conv2d",
         call.value("q"),
-        call.writer.tensor(str(call["weight"].target), codes, element),
+        _weight_codes(call),
         zero_point=_zero_point(call),
         weight_bits=call["weight_bits"],
         **_geometry(call),
         group=call["groups"],
     )
+
+
+def _weight_codes(call: Call) -> str:
+    """Packed four-bit weights are stored as ONNX's INT4: one tensor instead of padded rows."""
+    if call["weight_bits"] > 4:
+        return call.value("weight")
+    inputs = call.sizes("q", "quantized_conv2d")[1] // call["groups"]
+    codes = unpack_weight(call.constant("weight"), inputs, call["weight_bits"], call["kernel"])
+    return call.writer.tensor(f"{call['weight'].target}.int4", codes, "INT4")
 
 
 RULES: Mapping[Any, Rule] = {

@@ -115,13 +115,14 @@ def _function(name: str) -> Any:
 def _constant(name: str, constant: Initializer) -> Any:
     onnx = extra("onnx")
     value = constant.value.contiguous().cpu()
-    if constant.element != "INT4":
+    if not constant.element.endswith("INT4"):
         return onnx.numpy_helper.from_array(value.numpy(), name)
-    return onnx.helper.make_tensor(name, onnx.TensorProto.INT4, tuple(value.shape), _nibbles(value), raw=True)
+    element = getattr(onnx.TensorProto, constant.element)
+    return onnx.helper.make_tensor(name, element, tuple(value.shape), _nibbles(value), raw=True)
 
 
 def _nibbles(codes: Tensor) -> bytes:
-    """ONNX's INT4 storage: two codes a byte over the whole tensor, the first in the low nibble."""
+    """ONNX's storage of INT4 and UINT4: two codes a byte over the whole tensor, the first in the low nibble."""
     flat = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2)).to(torch.uint8) & 15
     return bytes((flat[0::2] | flat[1::2] << 4).numpy().tobytes())
 
