@@ -2,6 +2,7 @@
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -58,8 +59,8 @@ class Backend(ABC):
             raise UnsupportedError(f"{self.name} cannot compile {program.name}: {shown}")
 
 
-def load_backend(name: str) -> type[Backend]:
-    """The class of a backend.
+def load_backend(name: str) -> Callable[..., Backend]:
+    """The class of a backend; it takes the backend's own options.
 
     Raises:
         UnsupportedError: there is no such backend.
@@ -68,5 +69,5 @@ def load_backend(name: str) -> type[Backend]:
     if name not in BACKENDS:
         raise UnsupportedError(f"unknown backend '{name}'{nearest(name, BACKENDS)}")
     module, _, kind = BACKENDS[name].partition(":")
-    found: type[Backend] = getattr(importlib.import_module(f"mattecompress.backends.{module}"), kind)
+    found: Callable[..., Backend] = getattr(importlib.import_module(f"mattecompress.backends.{module}"), kind)
     return found

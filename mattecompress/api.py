@@ -40,7 +40,9 @@ def capture(
     """
     if isinstance(model, nn.Module):
         if signature is None:
-            raise TypeError("a module needs a signature: mattecompress.signature.Signature(inputs, outputs, states)")
+            raise TypeError(
+                "a module needs a signature: mattecompress.signature.Signature(inputs, outputs, states)"
+            )
         return capture_module(model, signature, type(model).__name__.lower())
     network = build_model(model, checkpoint, **options)
     fixed: Mapping[str, Any] = {} if ratio == 1 else {"downsample_ratio": ratio}

@@ -14,6 +14,7 @@ from mattecompress.files import atomic_path
 from mattecompress.program import PassRecord, Program
 from mattecompress.text import print_program
 from mattecompress.text_parser import TextError, parse_program
+from mattecompress.verify import VerifyError, verify
 
 FORMAT_VERSION = 1
 _MEMBERS = ("manifest.json", "program.txt", "weights.safetensors")
@@ -67,7 +68,8 @@ def load(path: Path) -> Program:
         tensors = _read_tensors(members["weights.safetensors"])
         program = parse_program(members["program.txt"].decode(), tensors)
         program.history = tuple(PassRecord(**record) for record in manifest["passes"])
-    except TextError as error:
+        verify(program)
+    except (TextError, VerifyError) as error:
         raise ContainerError(f"{path}: {error}") from error
     except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         raise ContainerError(f"{path}: damaged: {error}; capture the model again") from error

@@ -13,3 +13,7 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: run `pip install 'mattecompress[{extra}]'`")
+
+
+class InternalError(Exception):
+    """The work ran and a check of our own failed: a defect, not the caller's. The command line leaves with exit code 1."""

@@ -77,5 +77,7 @@ def _truth(clip: SourceClip, reference: Program | None) -> tuple[torch.Tensor, t
     if reference is not None:
         return predict(reference, reference.run, clip)
     if clip.alpha is None:
-        raise NoTruthError(f"{clip.name} has no known alpha: add --reference PROGRAM, or use --data procedural")
+        raise NoTruthError(
+            f"{clip.name} has no known alpha: add --reference PROGRAM, or use --data procedural"
+        )
     return clip.alpha, clip.foreground

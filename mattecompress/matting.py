@@ -1,56 +1,70 @@
-"""From a clip to a matte on disk."""
+"""From a clip to a matte on disk, one frame in memory at a time."""
 
-import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from mattecompress.data.sources import frame_size, load_clips
-from mattecompress.data.video import composite, write_frames
-from mattecompress.errors import UserError
-from mattecompress.evaluation import predict
-from mattecompress.preparation import compile_program
+from mattecompress.data.clips import procedural_clip
+from mattecompress.data.colours import parse_colour
+from mattecompress.data.frames import composite
+from mattecompress.data.sources import DEFAULT_SIZE, frame_size
+from mattecompress.data.video import open_writer, read_frames, read_info
+from mattecompress.evaluation import alpha_name
 from mattecompress.program import Program
+from mattecompress.stream import Run, Stream
 
-
-class ColourError(UserError):
-    """A colour that cannot be read."""
+PROCEDURAL_FRAMES = 48
+FPS = Fraction(25)
 
 
 def matte_clip(
     program: Program,
+    run: Run,
     source: str,
     alpha_path: Path,
-    backend: str = "reference",
     colour: str | None = None,
     frames: int | None = None,
-    threads: int = 1,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Path]:
     """Write the alpha of a clip and, given a colour such as `#00b140`, the foreground composed over it.
+
+    run: computes the program, such as an artifact's `run`.
+    source: a video, a picture, a folder of pictures, or `procedural[:SEED]`.
 
     The composite goes beside the alpha, as `NAME-composite`. Returns the paths written.
 
     Raises:
-        MediaError: the source cannot be read. ColourError: the colour cannot be.
+        MediaError: the source cannot be read, or the paths cannot be written. ColourError: no such colour.
     """
     background = parse_colour(colour) if colour else None
-    artifact = compile_program(program, backend, threads=threads)
-    (clip,) = load_clips(source, frame_size(program), 1, frames)
-    alpha, foreground = predict(program, artifact.run, clip)
-    write_frames(alpha_path, alpha)
-    if background is None:
-        return [alpha_path]
     beside = alpha_path.with_name(f"{alpha_path.stem}-composite{alpha_path.suffix}")
-    write_frames(beside, composite(alpha, clip.frames if foreground is None else foreground, background))
-    return [alpha_path, beside]
+    total, fps, pictures = _open_source(source, frame_size(program), frames)
+    matte = alpha_name(program)
+    with ExitStack() as stack:
+        alphas = stack.enter_context(open_writer(alpha_path, fps))
+        composites = stack.enter_context(open_writer(beside, fps)) if background is not None else None
+        stream = Stream(program, run)
+        for number, picture in enumerate(pictures, start=1):
+            outputs = stream(picture.unsqueeze(0))
+            alpha = outputs[matte][0]
+            alphas.write(alpha)
+            if composites is not None and background is not None:
+                composites.write(composite(alpha, outputs.get("fgr", picture[None])[0], background))
+            progress(number, total, "frames")
+    return [alpha_path] if composites is None else [alpha_path, beside]
 
 
-def parse_colour(text: str) -> torch.Tensor:
-    """(3,) float32 in 0..1 from `#00b140`.
-
-    Raises:
-        ColourError: anything else.
-    """
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise ColourError(f"'{text}' is no colour: write it as #rrggbb, such as #00b140")
-    return torch.tensor([int(text[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+def _open_source(
+    source: str, size: tuple[int, int] | None, frames: int | None
+) -> tuple[int, Fraction, Iterator[Tensor]]:
+    kind, _, seed = source.partition(":")
+    if kind == "procedural":
+        clip = procedural_clip(int(seed or 0), 0, frames or PROCEDURAL_FRAMES, *(size or DEFAULT_SIZE))
+        return len(clip.frames), FPS, iter(clip.frames)
+    info = read_info(Path(source))
+    pictures = read_frames(Path(source), size=size)
+    return min(info.frames, frames or info.frames), info.fps or FPS, islice(pictures, frames)

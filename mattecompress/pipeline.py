@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mattecompress.errors import UserError
+from mattecompress.errors import InternalError, UserError
 from mattecompress.options import format_options
 from mattecompress.program import PassRecord, Program
 from mattecompress.propagation import propagate
@@ -20,7 +20,7 @@ class PreconditionError(UserError):
     """A pass was given a program that it cannot work on: the pipeline is in the wrong order, or lacks a step."""
 
 
-class PassError(Exception):
+class PassError(InternalError):
     """A pass broke its own promise or the program's rules; a defect of the pass, with the passes that ran before."""
 
 

@@ -18,6 +18,14 @@ def lower(program: Program, strict: bool = False) -> Program:
     return parse_pipeline("lower{strict=true}" if strict else "lower").run(program)
 
 
+def require_fixed_size(program: Program) -> None:
+    """Raise `OpenResolutionError` while a size of the program is open."""
+    if program_symbols(program):
+        raise OpenResolutionError(
+            "the program's size is open, and compiled code has a fixed one: add --size 288x512"
+        )
+
+
 def compile_program(program: Program, backend: str, target: str = "host", threads: int = 1) -> Artifact:
     """An artifact that runs `program`; backends that know lowered operations only get it lowered.
 
@@ -28,8 +36,5 @@ def compile_program(program: Program, backend: str, target: str = "host", thread
     kind = load_backend(backend)
     if backend not in LOWERED_ONLY:
         return kind(**({"threads": threads} if backend == "onnx" else {})).compile(program)
-    if program_symbols(program):
-        raise OpenResolutionError(
-            "the program's size is open, and compiled code has a fixed one: add --size 288x512"
-        )
+    require_fixed_size(program)
     return kind(target=target, threads=threads).compile(lower(program))

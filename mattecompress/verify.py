@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.errors import InternalError
 from mattecompress.facts import Facts
 from mattecompress.program import Program, fetch_tensor, namespace
 from mattecompress.text import print_node
@@ -17,7 +18,7 @@ Rule = Callable[[Program], Iterator[Violation]]
 _FACTORIES = ("arange", "full", "zeros", "ones", "scalar_tensor")
 
 
-class VerifyError(Exception):
+class VerifyError(InternalError):
     """A program breaks a rule; the message gives the node, the rule and the lines around it."""
 
 

@@ -82,3 +82,21 @@ def test_unwritable_folder_leaves_nothing(tiny: Program, tmp_path: Path) -> None
     with pytest.raises(UnwritableError, match="cannot write"):
         container.save(tiny, tmp_path / "file" / "tiny.mcg")
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%x : f32[1] = aten.from_file.default(\"weights.bin\")", "takes no tensor"),
+        ("%x : f32[1,4,6,8] = aten.relu_.default(%r1i)", "changes its input in place"),
+    ],
+)
+def test_refuses_operators_with_effects(tiny: Program, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "tiny.mcg"
+    container.save(tiny, path)
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read("program.txt").decode()
+    hostile = text.replace("return fgr=", f"{line}\nreturn fgr=").encode()
+    _repack(path, zipfile.ZIP_STORED, **{"program.txt": hostile})
+    with pytest.raises(ContainerError, match=message):
+        container.load(path)

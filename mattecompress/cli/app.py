@@ -4,13 +4,14 @@ Exit codes: 0 done; 1 the work ran and a check failed; 2 bad input or environmen
 """
 
 import sys
+from typing import Any
 
 import typer
 
 from mattecompress.cli import listing, making, running, testing, transforming
-from mattecompress.errors import UserError
+from mattecompress.errors import InternalError, UserError
 
-_UsageError = typer.BadParameter.__mro__[1]
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="mattecompress",
@@ -29,10 +30,13 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))
-    except _UsageError as error:
-        _fail(error.format_message())  # type: ignore[attr-defined]
+    except InternalError as error:
+        sys.stderr.write(f"mattecompress: {error}\n")
+        sys.exit(1)
     except typer.Abort:
         sys.exit(130)
+    except _USAGE_ERROR as error:
+        _fail(error.format_message())
     else:
         sys.exit(code or 0)
 

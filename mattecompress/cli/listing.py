@@ -68,7 +68,8 @@ def _summary(kind: type) -> str:
 def _options(kind: type) -> str:
     fields = [field for field in dataclasses.fields(kind) if field.init]
     shown = [
-        f"{field.name.replace('_', '-')}" + ("" if field.default is dataclasses.MISSING else f"={field.default}")
+        f"{field.name.replace('_', '-')}"
+        + ("" if field.default is dataclasses.MISSING else f"={field.default}")
         for field in fields
     ]
     return f"\n    options: {', '.join(shown)}" if shown else ""

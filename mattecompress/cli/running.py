@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mattecompress.cli.options import ArgumentError, Frames, Output, ProgramPath, Size, Threads, parse_size, say
+from mattecompress.cli.options import (
+    ArgumentError,
+    Frames,
+    Output,
+    ProgramPath,
+    Size,
+    Threads,
+    parse_size,
+    progress_bar,
+    say,
+)
 
 if TYPE_CHECKING:
     from mattecompress.program import Program
@@ -26,7 +36,9 @@ def load_at(path: Path, size: str | None) -> "Program":
 
     program = container.load(path)
     if wanted := parse_size(size):
-        program = parse_pipeline(f"set-resolution{{height={wanted[0]} width={wanted[1]}}},canonicalize").run(program)
+        program = parse_pipeline(f"set-resolution{{height={wanted[0]} width={wanted[1]}}},canonicalize").run(
+            program
+        )
     return program
 
 
@@ -54,10 +66,14 @@ def build(
 
 def run(
     program: ProgramPath,
-    input: Annotated[str, typer.Option(help="A video, a picture, a folder of pictures, or procedural[:SEED].")],
+    input: Annotated[
+        str, typer.Option(help="A video, a picture, a folder of pictures, or procedural[:SEED].")
+    ],
     alpha: Annotated[Path, typer.Option(help="Where the matte goes: a video, or a folder for pictures.")],
     backend: Annotated[str, typer.Option(help="reference, onnx or tvm.")] = "reference",
-    composite: Annotated[str | None, typer.Option(help="Also write the person over this colour, '#00b140'.")] = None,
+    composite: Annotated[
+        str | None, typer.Option(help="Also write the person over this colour, '#00b140'.")
+    ] = None,
     frames: Frames = None,
     size: Size = None,
     threads: Threads = 1,
@@ -67,7 +83,11 @@ def run(
     mattecompress run w8a8.mcg --backend tvm --input clip.mp4 --alpha alpha.mp4 --composite '#00b140'
     """
     from mattecompress.matting import matte_clip
+    from mattecompress.preparation import compile_program
 
-    written = matte_clip(load_at(program, size), input, alpha, backend, composite, frames, threads)
+    matting = load_at(program, size)
+    artifact = compile_program(matting, backend, threads=threads)
+    with progress_bar() as report:
+        written = matte_clip(matting, artifact.run, input, alpha, composite, frames, report)
     for path in written:
         say(str(path))

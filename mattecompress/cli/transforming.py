@@ -22,7 +22,7 @@ from mattecompress.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from mattecompress.pipeline import Hook, Pass, Step
+    from mattecompress.pipeline import Hook, Step
     from mattecompress.program import Program
 
 
@@ -40,7 +40,9 @@ def capture(
     size: Size = None,
     ratio: Annotated[float, typer.Option(help="Downsample ratio of a named model.")] = 1.0,
     refiner: Annotated[str | None, typer.Option(help="deep_guided_filter or fast_guided_filter.")] = None,
-    inputs: Annotated[list[str] | None, typer.Option(help="[NAME=]SHAPE of each input, such as 1x3x288x512.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option(help="[NAME=]SHAPE of each input, such as 1x3x288x512.")
+    ] = None,
     outputs: Annotated[str | None, typer.Option(help="Names of the outputs, separated by commas.")] = None,
     state: Annotated[list[str] | None, typer.Option(help="INPUT=OUTPUT of each recurrent state.")] = None,
 ) -> None:
@@ -60,7 +62,11 @@ def capture(
         program = _capture_named(model, checkpoint, parse_size(size), ratio, refiner)
     container.save(program, output, _hash_of(checkpoint))
     open_sizes = program_symbols(program)
-    what = f"sizes {', '.join(open_sizes)} open" if open_sizes else f"{cost(program).totals.macs / 1e9:.2f} G MACs a frame"
+    what = (
+        f"sizes {', '.join(open_sizes)} open"
+        if open_sizes
+        else f"{cost(program).totals.macs / 1e9:.2f} G MACs a frame"
+    )
     say(f"{output}: {len(list(program.operations()))} nodes, {what}")
 
 
@@ -111,13 +117,17 @@ def _hash_of(path: Path | None) -> str:
 def opt(
     program: ProgramPath,
     pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="Passes, separated by commas.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; default: nowhere.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write; default: nowhere.")
+    ] = None,
     calibration: Annotated[str | None, typer.Option(help="A video, a folder, or procedural[:SEED].")] = None,
     clips: Annotated[int, typer.Option(help="Calibration clips to take.", min=1)] = 4,
     frames: Frames = 8,
     seed: Seed = 0,
     print_before: Annotated[str | None, typer.Option(help="Print the program before this pass.")] = None,
-    print_after: Annotated[str | None, typer.Option(help="Print the program after this pass, or `all`.")] = None,
+    print_after: Annotated[
+        str | None, typer.Option(help="Print the program after this pass, or `all`.")
+    ] = None,
     timing: Annotated[bool, typer.Option(help="Print each pass's time and what it did.")] = False,
     stop_after: Annotated[str | None, typer.Option(help="Run no pass behind this one.")] = None,
 ) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mattecompress.data.clips import procedural_clip
-from mattecompress.data.video import MediaError, read_frames
+from mattecompress.data.frames import MediaError
+from mattecompress.data.video import VIDEOS, read_frames
 from mattecompress.program import Program
 
 DEFAULT_SIZE = (144, 256)
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".y4m"}
+VIDEO_SUFFIXES = {*VIDEOS, ".avi", ".webm", ".y4m"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def load_clips(source: str, size: tuple[int, int] | None, clips: int, frames: in
     """
     kind, _, seed = source.partition(":")
     if kind == "procedural":
-        made = (_make_clip(int(seed or 0), index, frames or 24, size or DEFAULT_SIZE) for index in range(clips))
+        made = (
+            _make_clip(int(seed or 0), index, frames or 24, size or DEFAULT_SIZE) for index in range(clips)
+        )
         return list(made)
     path = Path(source)
     videos = sorted(item for item in path.iterdir() if item.suffix in VIDEO_SUFFIXES) if path.is_dir() else []

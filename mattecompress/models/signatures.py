@@ -24,7 +24,7 @@ def rvm_signature(model: str, size: tuple[int, int] | None = None, ratio: float 
         if ratio != 1:
             raise SizeError(f"a downsample ratio of {ratio:g} needs a size: add --size HEIGHTxWIDTH")
         frame: Shape = ("n", 3, "16*h", "16*w")
-        scales: list[Shape] = [(f"{8 >> k}*h", f"{8 >> k}*w") for k in range(3)] + [("h", "w")]
+        scales: list[Shape] = [("8*h", "8*w"), ("4*h", "4*w"), ("2*h", "2*w"), ("h", "w")]
         batch: int | str = "n"
     else:
         frame, batch = (1, 3, *size), 1

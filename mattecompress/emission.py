@@ -1,0 +1,28 @@
+"""Compiled files: executables, shared objects, ONNX models."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mattecompress.backends import load_backend
+from mattecompress.preparation import lower, require_fixed_size
+from mattecompress.program import Program
+
+EMITTERS = ("exe", "so", "onnx")
+
+
+def emit_files(
+    program: Program, target: str, emit: str, folder: Path, linker: str | None = None, strict: bool = False
+) -> Iterator[tuple[Path, str]]:
+    """Write a program's compiled form into `folder`; yields each path with its size.
+
+    Raises:
+        TargetError, LinkError, UnsupportedError, OpenResolutionError, UnwritableError
+    """
+    if emit == "onnx":
+        artifact = load_backend("onnx")().compile(program)
+    else:
+        require_fixed_size(program)
+        kind = load_backend("tvm")
+        artifact = kind(target=target, emit=emit, linker=linker).compile(lower(program, strict))
+    for path in artifact.save(folder):
+        yield path, f"{path.stat().st_size / 2**20:.2f} MiB"

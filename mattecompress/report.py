@@ -1,0 +1,97 @@
+"""One self-contained page that shows variants of a network side by side."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import torch
+from torch import Tensor
+
+from mattecompress.data.frames import to_bytes
+from mattecompress.files import atomic_path
+
+TEMPLATE = "report.html"
+COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626")
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """What the page says of one variant.
+
+    alpha: (T,1,H,W) and composite: (T,3,H,W), both in 0..1. errors: mean absolute error of each frame, x 1e3.
+    facts: label and value pairs, one row of the table each.
+    """
+
+    name: str
+    alpha: Tensor
+    composite: Tensor
+    errors: Sequence[float]
+    facts: Sequence[tuple[str, str]]
+
+
+def write_report(
+    path: Path, title: str, frames: Tensor, truth: Tensor, truth_name: str, variants: Sequence[VariantReport]
+) -> None:
+    """Write the page: a table, pictures of three frames, and the error over time.
+
+    frames: (T,3,H,W). truth: (T,1,H,W), what errors are measured against, called `truth_name`.
+    """
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("mattecompress", "assets"), autoescape=True)
+    shown = [0, len(frames) // 2, len(frames) - 1]
+    rows = [
+        {
+            "frame": number,
+            "pictures": [
+                ("frame", picture(frames[number])),
+                (truth_name, picture(truth[number])),
+                *((f"{variant.name} alpha", picture(variant.alpha[number])) for variant in variants),
+                *((f"{variant.name} composite", picture(variant.composite[number])) for variant in variants),
+            ],
+        }
+        for number in dict.fromkeys(shown)
+    ]
+    labels = [label for label, _ in variants[0].facts]
+    table = [(label, [dict(variant.facts)[label] for variant in variants]) for label in labels]
+    page = environment.get_template(TEMPLATE).render(
+        title=title,
+        names=[variant.name for variant in variants],
+        table=table,
+        rows=rows,
+        truth_name=truth_name,
+        curves=curves(variants),
+        ceiling=f"{_ceiling(variants):.1f}",
+        last=len(frames) - 1,
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page)
+
+
+def picture(frame: Tensor) -> str:
+    """A frame (1 or 3,H,W) as a `data:` address of a PNG."""
+    from PIL import Image
+
+    pixels = to_bytes(frame).permute(1, 2, 0)
+    image = Image.fromarray((pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).contiguous().numpy())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def curves(variants: Sequence[VariantReport]) -> list[dict[str, str]]:
+    """The error of each variant over time as the points of a line in a 100 x 40 field."""
+    top = _ceiling(variants)
+    drawn = []
+    for variant, colour in zip(variants, COLOURS, strict=False):
+        across = torch.linspace(0, 100, len(variant.errors)).tolist()
+        points = " ".join(
+            f"{x:.2f},{40 - 40 * y / top:.2f}" for x, y in zip(across, variant.errors, strict=True)
+        )
+        drawn.append({"name": variant.name, "colour": colour, "points": points})
+    return drawn
+
+
+def _ceiling(variants: Sequence[VariantReport]) -> float:
+    return max((error for variant in variants for error in variant.errors), default=0.0) or 1.0
