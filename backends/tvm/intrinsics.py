@@ -1,0 +1,263 @@
+"""Operations on bytes packed into wider lanes, written as tirx intrinsics that vectorise like any arithmetic.
+
+A lane of `u` bytes (u = 1, 2 or 4) carries `u` neighbouring input channels, or groups of eight of them, for one
+output channel; so a narrow layer still fills a register, and one broadcast feeds every output channel. The
+vectoriser widens a call to all lanes; only then does its rule below spell it for the instruction set.
+
+    count_bytes(x)    bits set in each byte of a lane, left in that byte
+    add_bytes(x)      the bytes of a lane, unsigned, summed to int32
+    multiply(a, b)    a0*b0 + a1*b1 + a2*b2 + a3*b3 of the signed bytes of two int32 lanes (of unsigned `a` for
+                      `vnni`); for `smull` and `smlal`, `b` is four lanes that `pair_bytes` has reordered and `a`
+                      is one word for all
+    accumulate(s, p)  s + p, in one instruction where `p` is a product that can take a sum
+    gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is 0 or 1
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Op, register_op_attr
+from tvm.ir import _ffi_api as ir_api
+from tvm.target import Target, codegen
+
+Expression = Any
+Rule = Callable[[Any], Expression]
+
+_DESCRIPTION = "mattecompress: bytes packed into lanes"
+_GATHER = 0x0102040810204080
+_LOW_BYTES = {2: 0x00FF, 4: 0x00FF00FF}
+
+
+def current_target() -> Target:
+    """The target of the enclosing `with target:`, or this machine without extensions."""
+    return Target.current(allow_none=True) or Target("llvm")
+
+
+def instruction_set(target: Target) -> str:
+    """`aarch64`, `arm`, `x86` or `other`."""
+    triple = str(target.attrs.get("mtriple", "")) or codegen.llvm_get_system_triple()
+    families = {"aarch64": ("aarch64", "arm64"), "arm": ("arm",), "x86": ("x86_64", "i686", "i386")}
+    return next((name for name, starts in families.items() if triple.startswith(starts)), "other")
+
+
+def multiplication(target: Target, lanes: int, smallest: int) -> str:
+    """Which `multiply` suits vectors of `lanes` int32 lanes and weights of at least `smallest`.
+
+    `sdot` and `vnni` are the dot product instructions; `madd` multiplies int16 pairs on x86; `smull_*` and
+    `smlal_*` multiply bytes to int16 on NEON, the latter where no two products of weights overflow it.
+    """
+    family = instruction_set(target)
+    if family == "aarch64" and lanes in (2, 4) and codegen.target_has_features("dotprod", target):
+        return "sdot"
+    if family in ("aarch64", "arm") and lanes == 4:
+        return f"{'smlal' if smallest > -128 else 'smull'}_{family}"
+    if family == "x86" and lanes in (4, 8, 16):
+        wide = lanes == 16 or codegen.target_has_features("avx512vl", target)
+        if wide and codegen.target_has_features("avx512vnni", target):
+            return "vnni"
+        return "madd"
+    return "plain"
+
+
+def pair_bytes(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Reorder the bytes of int32 weights (..., 4 lanes) for `smull`: bytes 0, 1 of each lane, then bytes 2, 3."""
+    pairs = words.reshape(-1, 4).view(np.int16).reshape(-1, 4, 2)
+    return np.ascontiguousarray(pairs.transpose(0, 2, 1)).view(np.int32).reshape(words.shape)
+
+
+def count_bytes(x: Expression) -> Expression:
+    """Bits set in each byte of unsigned `x`, left in that byte."""
+    dtype = _dtype(x)
+    return tirx.popcount(x) if dtype == "uint8" else tirx.call_intrin(dtype, "tirx.matte_count_bytes", x)
+
+
+def add_bytes(x: Expression, target: Target) -> Expression:
+    """The bytes of unsigned `x` summed to int32."""
+    if _dtype(x) == "uint8":
+        return x.astype("int32")
+    family = instruction_set(target)
+    suffix = family if family in ("aarch64", "arm") else "other"
+    return tirx.call_intrin("int32", f"tirx.matte_add_bytes_{suffix}", x)
+
+
+def multiply(kind: str, a: Expression, b: Expression) -> Expression:
+    """The dot product of the four bytes of int32 `a` and `b`; `kind` as from `multiplication`."""
+    return tirx.call_intrin("int32", f"tirx.matte_multiply_{kind}", a, b)
+
+
+def accumulate(total: Expression, product: Expression) -> Expression:
+    """`total + product`, both int32."""
+    return tirx.call_intrin("int32", "tirx.matte_accumulate", total, product)
+
+
+def gather_bits(flags: list[Expression]) -> Expression:
+    """The byte whose bit i is `flags[i]`, eight uint8 zeros or ones."""
+    return tirx.call_intrin("uint8", "tirx.matte_gather_bits", *flags)
+
+
+def _dtype(x: Expression) -> str:
+    return str(x.ty.dtype)
+
+
+def _shape(x: Expression) -> tuple[int, int]:
+    """Lanes, and bytes of a lane."""
+    dtype = x.ty.dtype
+    return dtype.lanes, dtype.bits // 8
+
+
+def _vector(name: str, lanes: int) -> str:
+    return name if lanes == 1 else f"{name}x{lanes}"
+
+
+def _splat(value: int, dtype: str, lanes: int) -> Expression:
+    constant = tirx.const(value, dtype)
+    return constant if lanes == 1 else tirx.Broadcast(constant, lanes)
+
+
+def _count_bytes(call: Any) -> Expression:
+    (x,) = call.args
+    lanes, size = _shape(x)
+    octets = tirx.reinterpret(f"uint8x{lanes * size}", x)
+    return tirx.reinterpret(_dtype(x), tirx.popcount(octets))
+
+
+def _add_bytes(call: Any) -> Expression:
+    (x,) = call.args
+    lanes, size = _shape(x)
+    dtype, low = f"uint{8 * size}", _LOW_BYTES[size]
+    mask, eight = _splat(low, dtype, lanes), _splat(8, dtype, lanes)
+    pairs = (x & mask) + ((x >> eight) & mask)
+    if size == 4:
+        pairs = (pairs + (pairs >> _splat(16, dtype, lanes))) & _splat(0xFFFF, dtype, lanes)
+    return pairs.astype(_vector("int32", lanes))
+
+
+def _add_bytes_neon(prefix: str) -> Rule:
+    def rule(call: Any) -> Expression:
+        (x,) = call.args
+        lanes, size = _shape(x)
+        count = lanes * size
+        if count not in (8, 16):
+            return _add_bytes(call)
+        pairs = tirx.call_llvm_pure_intrin(
+            f"uint16x{count // 2}",
+            f"{prefix}.v{count // 2}i16.v{count}i8",
+            tirx.reinterpret(f"uint8x{count}", x),
+        )
+        if size == 2:
+            return pairs.astype(_vector("int32", lanes))
+        name = f"{prefix}.v{lanes}i32.v{count // 2}i16"
+        return tirx.reinterpret(f"int32x{lanes}", tirx.call_llvm_pure_intrin(f"uint32x{lanes}", name, pairs))
+
+    return rule
+
+
+def _bytes(x: Expression) -> Expression:
+    return tirx.reinterpret(f"int8x{4 * _shape(x)[0]}", x)
+
+
+def _dot(name: Callable[[int], str], total: Expression, a: Expression, b: Expression) -> Expression:
+    lanes, _ = _shape(a)
+    return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name(lanes), total, _bytes(a), _bytes(b))
+
+
+def _dot_instruction(name: Callable[[int], str]) -> Rule:
+    return lambda call: _dot(name, _splat(0, "int32", _shape(call.args[0])[0]), *call.args)
+
+
+def _sdot(lanes: int) -> str:
+    return f"llvm.aarch64.neon.sdot.v{lanes}i32.v{4 * lanes}i8"
+
+
+def _vnni(lanes: int) -> str:
+    return f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+
+
+def _multiply_madd(call: Any) -> Expression:
+    """Odd and even bytes apart, as int16, so that no sum saturates."""
+    lanes, _ = _shape(call.args[0])
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+    eight = _splat(8, "int16", 2 * lanes)
+    words = [tirx.reinterpret(f"int16x{2 * lanes}", x) for x in call.args]
+    even, odd = [(word << eight) >> eight for word in words], [word >> eight for word in words]
+    products = (
+        tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", *pair) for pair in (even, odd)
+    )
+    return next(products) + next(products)
+
+
+def _multiply_smull(prefix: str, early: bool) -> Rule:
+    """Products of bytes in int16, added in pairs to int32; `early` adds two of them in int16 before."""
+
+    def rule(call: Any) -> Expression:
+        word, weights = call.args[0].value, _bytes(call.args[1])
+        products = []
+        for shift, half in ((0, tirx.op.vectorlow), (16, tirx.op.vectorhigh)):
+            pair = (word >> tirx.const(shift, "int32")).astype("int16")
+            signed = tirx.reinterpret("int8x8", tirx.Broadcast(pair, 4)).astype("int16x8")
+            products.append(signed * half("int8x8", weights).astype("int16x8"))
+        sums = [products[0] + products[1]] if early else products
+        wide = [tirx.call_llvm_pure_intrin("int32x4", f"{prefix}.v4i32.v8i16", value) for value in sums]
+        return sum(wide[1:], wide[0])
+
+    return rule
+
+
+def _multiply_plain(call: Any) -> Expression:
+    lanes, _ = _shape(call.args[0])
+
+    def signed(word: Expression, index: int) -> Expression:
+        return (word << _splat(24 - 8 * index, "int32", lanes)) >> _splat(24, "int32", lanes)
+
+    products = [signed(call.args[0], index) * signed(call.args[1], index) for index in range(4)]
+    return sum(products[1:], products[0])
+
+
+def _accumulate(call: Any) -> Expression:
+    """`vpdpbusd` takes the sum as an operand; for `sdot`, LLVM folds the addition by itself."""
+    total, product = call.args
+    if getattr(product, "op", None) == Op.get("tirx.matte_multiply_vnni"):
+        return _dot(_vnni, total, *product.args)
+    return total + product
+
+
+def _gather_bits(call: Any) -> Expression:
+    """Eight neighbouring bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
+    first = call.args[0]
+    loaded = tirx.BufferLoad(first.buffer, [tirx.Ramp(first.indices[0], 1, 8)])
+    moved = tirx.reinterpret("uint64", loaded) * tirx.const(_GATHER, "uint64")
+    return (moved >> tirx.const(56, "uint64")).astype("uint8")
+
+
+_RULES: dict[str, Rule] = {
+    "count_bytes": _count_bytes,
+    "add_bytes_aarch64": _add_bytes_neon("llvm.aarch64.neon.uaddlp"),
+    "add_bytes_arm": _add_bytes_neon("llvm.arm.neon.vpaddlu"),
+    "add_bytes_other": _add_bytes,
+    "multiply_sdot": _dot_instruction(_sdot),
+    "multiply_vnni": _dot_instruction(_vnni),
+    "multiply_madd": _multiply_madd,
+    "multiply_smull_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=False),
+    "multiply_smull_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=False),
+    "multiply_smlal_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=True),
+    "multiply_smlal_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=True),
+    "multiply_plain": _multiply_plain,
+    "accumulate": _accumulate,
+    "gather_bits": _gather_bits,
+}
+
+
+def _register() -> None:
+    pure, plain_level = 1, 10
+    for short, rule in _RULES.items():
+        name = f"tirx.matte_{short}"
+        ir_api.RegisterOp(name, _DESCRIPTION)
+        register_op_attr(name, "TVectorizable", True, plain_level)
+        register_op_attr(name, "TCallEffectKind", pure, plain_level)
+        register_op_attr(name, "TScriptPrinterName", f"matte_{short}", plain_level)
+        tirx.register_intrin_lowering(name, "llvm", f=rule)
+
+
+_register()
