@@ -50,7 +50,7 @@ def coherence_loss(predicted: Tensor, true: Tensor) -> Tensor:
 def laplacian_loss(predicted: Tensor, true: Tensor, levels: int = LEVELS) -> Tensor:
     """Weighted L1 distance of the Laplacian pyramids of two (N,1,H,W) tensors, level s weighted by 2^s; a scalar.
 
-    The side must be at least 3 * 2^(levels-1), since the blur reflects two pixels at each level.
+    Sides must be at least 4 * 2^(levels-1) pixels, since the blur reflects two pixels at each level.
     """
     difference = predicted - true
     terms = [2**s * band.abs().mean() for s, band in enumerate(laplacian_pyramid(difference, levels))]

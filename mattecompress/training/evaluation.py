@@ -1,0 +1,53 @@
+"""Metrics of a network on held-out procedural clips."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mattecompress import metrics
+from mattecompress.data.clips import procedural_clip
+
+HELD_OUT_SEED = 20_000_003
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Clips that no training run sees: collection HELD_OUT_SEED, which training refuses as its seed."""
+
+    clips: int = 24
+    frames: int = 16
+    height: int = 144
+    width: int = 256
+
+
+HELD_OUT = HeldOut()
+
+
+@torch.no_grad()
+def evaluate(matte: Callable[[Tensor], Tensor], held_out: HeldOut = HELD_OUT) -> dict[str, Any]:
+    """Scores of `matte`, which takes frames (1,T,3,H,W) to alpha (1,T,1,H,W), and of two trivial answers.
+
+    Scores are those of `mattecompress.metrics`. The trivial answers are alpha 0 everywhere, and the mean alpha of all
+    the clips everywhere.
+    """
+    numbers, shape = range(held_out.clips), (held_out.frames, held_out.height, held_out.width)
+    clips = [procedural_clip(HELD_OUT_SEED, number, *shape) for number in numbers]
+    true = [clip.alpha for clip in clips]
+    mean = torch.stack(true).mean()
+    answers = {
+        "network": [matte(clip.frames[None])[0].float().cpu() for clip in clips],
+        "all_zero": [torch.zeros_like(alpha) for alpha in true],
+        "mean_alpha": [mean.expand_as(alpha) for alpha in true],
+    }
+    scores = {name: score(predicted, true) for name, predicted in answers.items()}
+    return {"seed": HELD_OUT_SEED, **asdict(held_out), **scores}
+
+
+def score(predicted: list[Tensor], true: list[Tensor]) -> dict[str, float]:
+    """mad, mse and dtssd over clips of alpha (T,1,H,W)."""
+    pairs = zip(predicted, true, strict=True)
+    rules = {"mad": metrics.mad, "mse": metrics.mse, "dtssd": metrics.dtssd}
+    return metrics.average({name: rule(p, t) for name, rule in rules.items()} for p, t in pairs)

@@ -1,0 +1,288 @@
+"""The training loop: stages of a recipe, checkpoints that resume exactly, a record of what was done."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from mattecompress.files import atomic_path
+from mattecompress.losses import matting_loss, segmentation_loss
+from mattecompress.models import build_model
+from mattecompress.training.batches import Batch, ClipSource
+from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut, evaluate
+from mattecompress.training.network import Network, RVMNetwork
+from mattecompress.training.recipes import Recipe, Stage
+from mattecompress.training.state import RunState, TrainingError
+from mattecompress.training.world import World, join
+
+PARTS = ("backbone", "aspp", "refiner")
+BETAS = (0.9, 0.999)
+RECALIBRATION = 60
+DATA = "mattecompress.data.clips.procedural_clip, drawn on the fly; no other pictures"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a finished run did and reached."""
+
+    weights: Path
+    record: Path
+    losses: tuple[float, ...]
+    held_out: dict[str, Any]
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    *,
+    name: str = "",
+    network: Network | None = None,
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    save_every: int = 100,
+    stop_after: int | None = None,
+    held_out: HeldOut = HELD_OUT,
+    quiet: bool = False,
+) -> TrainingRecord | None:
+    """Train `recipe` and write `out`/weights.safetensors and `out`/record.json; None when stopped early.
+
+    A run that was broken off, even between two writes, goes on from its last checkpoint in `out` when the same call
+    is made again, and gives the losses that it would have given. Under torchrun all processes train one network.
+
+    Args:
+        recipe: what to train.
+        out: a folder of its own.
+        seed: of the weights and of the clips.
+        name: of the recipe, for the record.
+        network: what to train instead of the recipe's model, such as `ProgramNetwork(program)`; it is trained in
+            place and ends with the saved weights.
+        checkpoint: weights for the recipe's model to begin with; random ones otherwise.
+        device: such as `cpu` or `cuda:0`; by default a GPU if there is one.
+        save_every: steps between checkpoints.
+        stop_after: stop, with a checkpoint, once this many steps of the whole run are done.
+        held_out: clips that the final metrics are measured on.
+        quiet: show no progress on standard error.
+
+    Raises:
+        TrainingError: `out` holds another run, the loss is no longer finite, or the seed is that of the held-out
+            clips.
+        CheckpointError: `checkpoint` does not fit.
+    """
+    if seed == HELD_OUT_SEED:
+        raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
+    with join(device) as world:
+        run = Run(recipe, seed, world, network or build_network(recipe, seed, checkpoint))
+        identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
+        run.state.restore(out, identity)
+        last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
+        with _progress(quiet or not world.leads) as progress:
+            task = progress.add_task("train", total=recipe.steps, completed=run.state.step, loss=float("nan"))
+            while run.state.step < last:
+                loss = run.advance()
+                progress.update(task, completed=run.state.step, loss=loss)
+                if world.leads and (run.state.step % save_every == 0 or run.state.step == last):
+                    run.state.save(out, identity)
+                world.wait()
+        if run.state.step < recipe.steps:
+            return None
+        return run.finish(out, name, held_out)
+
+
+class Run:
+    """A training run in memory."""
+
+    def __init__(self, recipe: Recipe, seed: int, world: World, network: Network) -> None:
+        self.recipe = recipe
+        self.seed = seed
+        self.world = world
+        self.source = ClipSource(seed, world.rank, world.device)
+        self.network = network
+        module = network.module.to(world.device)
+        world.share(module)
+        groups = [
+            {"params": [p for n, p in module.named_parameters() if _part(n) == part], "part": part, "lr": 0.0}
+            for part in (*PARTS, "decoder")
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], betas=BETAS, weight_decay=recipe.weight_decay
+        )
+        average = {k: v.clone() for k, v in module.state_dict().items()} if recipe.average else {}
+        self.state = RunState(0, module, optimizer, average, [], 0.0)
+
+    def advance(self) -> float:
+        """Take one step; returns its loss.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        start = time.monotonic()
+        stage, local = self.recipe.locate(self.state.step)
+        self._enter(stage, local)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = getattr(stage.rates, group["part"]) * self.recipe.scale(self.state.step)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        total = sum(self._backward(loss) for loss in self._losses(stage))
+        if not torch.isfinite(torch.tensor(total)):
+            raise TrainingError(f"step {self.state.step}: the loss is {total}; lower the rates of the recipe")
+        self.world.average_gradients(self.state.model)
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.state.model.parameters(), self.recipe.clip_norm)
+        self.state.optimizer.step()
+        self.world.average_buffers(self.state.model)
+        self._follow(local if stage.freeze_norms else self.state.step)
+        self.state.losses.append(total)
+        self.state.step += 1
+        self.state.seconds += time.monotonic() - start
+        return total
+
+    def finish(self, out: Path, name: str, held_out: HeldOut) -> TrainingRecord:
+        """Save the weights, measure them as saved, write the record."""
+        module = self.state.model
+        if self.state.average:
+            module.load_state_dict(self.state.average)
+            if not self.recipe.stages[-1].freeze_norms:
+                recalibrate(self.network, self.source, self.recipe.stages[-1], self.recipe.steps)
+                self.world.average_buffers(module)
+        weights, record = out / "weights.safetensors", out / "record.json"
+        if self.world.leads:
+            save_weights(module.state_dict(), weights, self.recipe.half)
+        self.world.wait()
+        module.load_state_dict(safetensors.torch.load_file(weights))
+        module.eval()
+        scores = evaluate(lambda frames: self.network.matte(frames.to(self.world.device))[1], held_out)
+        document = {
+            "recipe": {"name": name, **asdict(self.recipe)},
+            "seed": self.seed,
+            "processes": self.world.size,
+            "steps": self.recipe.steps,
+            "data": DATA,
+            "torch": torch.__version__,
+            "seconds": round(self.state.seconds),
+            "held_out": scores,
+            "losses": [round(loss, 5) for loss in self.state.losses],
+        }
+        if self.world.leads:
+            with atomic_path(record) as temporary:
+                temporary.write_text(json.dumps(document) + "\n")
+        return TrainingRecord(weights, record, tuple(self.state.losses), scores)
+
+    def _enter(self, stage: Stage, local: int) -> None:
+        module = self.state.model
+        module.train()
+        if not stage.freeze_norms:
+            return
+        if local == 0:
+            if self.state.average:
+                module.load_state_dict(self.state.average)
+            recalibrate(self.network, self.source, stage, self.state.step)
+            self.world.average_buffers(module)
+            for name in self.state.average:
+                self.state.average[name] = module.state_dict()[name].clone()
+        for norm in norms(module):
+            norm.eval()
+
+    def _losses(self, stage: Stage) -> Iterator[Tensor]:
+        """The step's losses, one pass after the other, so that one graph at a time is in memory."""
+        size = (stage.batch, stage.frames, stage.height, stage.width)
+        batch = self._batch("matting", *size)
+        with self._precision(stage):
+            answer = self.network.matte(batch.frames)
+        yield matting_loss(*answer, batch.foreground, batch.alpha)["total"]
+        if stage.high is not None:
+            batch = self._batch("high", stage.batch, stage.high.frames, stage.high.height, stage.high.width)
+            with self._precision(stage):
+                answer = self.network.matte(batch.frames, stage.high.ratio)
+            yield matting_loss(*answer, batch.foreground, batch.alpha)["total"]
+        if stage.segmentation:
+            batch = self._batch("segmentation", *size)
+            with self._precision(stage):
+                logits = self.network.segment(batch.frames)
+            yield segmentation_loss(logits, (batch.alpha > 0.5).float())
+
+    def _batch(self, purpose: str, *size: int) -> Batch:
+        return self.source.batch(purpose, self.state.step, *size)
+
+    def _precision(self, stage: Stage) -> torch.autocast:
+        kind = self.world.device.partition(":")[0]
+        return torch.autocast(kind, torch.bfloat16, enabled=stage.bfloat16)
+
+    def _backward(self, loss: Tensor) -> float:
+        loss.backward()
+        return loss.item()
+
+    def _follow(self, age: int) -> None:
+        """Move the running mean of the weights, `age` steps after it began; fast at first, to forget the start."""
+        decay = min(self.recipe.average, (1 + age) / (10 + age))
+        current = self.state.model.state_dict()
+        for name, mean in self.state.average.items():
+            if mean.is_floating_point():
+                mean.lerp_(current[name], 1 - decay)
+            else:
+                mean.copy_(current[name])
+
+
+@torch.no_grad()
+def recalibrate(network: Network, source: ClipSource, stage: Stage, step: int) -> None:
+    """Set batch-norm statistics (but the refiner's) to their means over RECALIBRATION batches of the stage's shape."""
+    measured = norms(network.module)
+    momenta = [norm.momentum for norm in measured]
+    network.module.train()
+    for norm in measured:
+        norm.reset_running_stats()
+        norm.momentum = None
+    for index in range(RECALIBRATION):
+        count = max(stage.batch, 2)
+        first = step + index
+        network.matte(
+            source.batch("recalibration", first, count, stage.frames, stage.height, stage.width).frames
+        )
+    for norm, momentum in zip(measured, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    """The batch norms outside the refiner."""
+    found = module.named_modules()
+    return [norm for name, norm in found if isinstance(norm, nn.BatchNorm2d) and _part(name) != "refiner"]
+
+
+def save_weights(tensors: dict[str, Tensor], path: Path, half: bool = False) -> None:
+    """Write a state dict as safetensors, floating tensors as float16 if `half`, whole or not at all."""
+    kind = torch.float16 if half else torch.float32
+    stored = {
+        name: (value.to(kind) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in tensors.items()
+    }
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(stored, temporary)
+
+
+def build_network(recipe: Recipe, seed: int, checkpoint: Path | None) -> Network:
+    """The recipe's model with the checkpoint's weights, or with random ones from `seed`."""
+    torch.manual_seed(seed)
+    return RVMNetwork(build_model(recipe.model, checkpoint, untrained=checkpoint is None))
+
+
+def _part(name: str) -> str:
+    part = name.partition(".")[0]
+    return part if part in PARTS else "decoder"
+
+
+def _progress(quiet: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=quiet)

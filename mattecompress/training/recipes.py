@@ -1,0 +1,166 @@
+"""Training recipes: what is trained, on what clips, at what rates, in which stages."""
+
+from dataclasses import dataclass
+from math import cos, pi
+
+from mattecompress.errors import UserError
+from mattecompress.options import nearest
+
+
+class RecipeError(UserError):
+    """A recipe's name is unknown."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates by part of the network; 0 leaves a part as it is."""
+
+    backbone: float
+    aspp: float
+    decoder: float
+    refiner: float = 0.0
+
+
+@dataclass(frozen=True)
+class HighPass:
+    """A second matting pass on large frames, through the refiner."""
+
+    frames: int
+    height: int
+    width: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some steps with one clip shape and one set of rates.
+
+    fade: factor that the rates reach, along half a cosine, by the end of the stage.
+    segmentation: add a segmentation pass on other clips, mask = alpha > 0.5.
+    freeze_norms: measure batch-norm statistics on `RECALIBRATION` batches when the stage begins, then hold them
+        (the refiner's go on moving).
+    bfloat16: run the networks under bfloat16 autocast; losses stay float32.
+    """
+
+    steps: int
+    batch: int
+    frames: int
+    height: int
+    width: int
+    rates: Rates
+    fade: float = 1.0
+    high: HighPass | None = None
+    segmentation: bool = False
+    freeze_norms: bool = False
+    bfloat16: bool = True
+
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied by at the stage's own `step`."""
+        return self.fade + (1 - self.fade) * (1 + cos(pi * step / self.steps)) / 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages in order, for one model of `mattecompress.models.MODELS`.
+
+    warmup: steps over which the rates rise from 0 at the very beginning.
+    weight_decay: of AdamW; 0 makes it Adam.
+    clip_norm: largest norm of the gradient; 0 leaves it as it is.
+    average: decay a step of the running mean of the weights that is saved in the end; 0 saves the last weights.
+    half: save the weights as float16.
+    """
+
+    model: str
+    stages: tuple[Stage, ...]
+    warmup: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    average: float = 0.0
+    half: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def locate(self, step: int) -> tuple[Stage, int]:
+        """The stage that `step` falls into and the step's number in it."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise ValueError(f"step {step} lies behind the last stage")
+
+    def scale(self, step: int) -> float:
+        """What the stage's rates are multiplied by at `step`."""
+        stage, local = self.locate(step)
+        return stage.factor(local) * min(1.0, (step + 1) / max(self.warmup, 1))
+
+
+RECIPES = {
+    "rvm": Recipe(
+        model="rvm-mobilenetv3",
+        stages=(
+            Stage(20000, 1, 15, 512, 512, Rates(1e-4, 2e-4, 2e-4), segmentation=True),
+            Stage(2000, 1, 50, 512, 512, Rates(5e-5, 1e-4, 1e-4), segmentation=True),
+            Stage(
+                1000,
+                1,
+                40,
+                512,
+                512,
+                Rates(1e-5, 1e-5, 1e-5, 2e-4),
+                high=HighPass(6, 2048, 2048, 0.25),
+                segmentation=True,
+            ),
+            Stage(
+                5000,
+                1,
+                40,
+                512,
+                512,
+                Rates(1e-5, 1e-5, 5e-5, 2e-4),
+                high=HighPass(6, 2048, 2048, 0.25),
+                segmentation=True,
+            ),
+        ),
+    ),
+    "rvm-small": Recipe(
+        model="rvm-mobilenetv3",
+        stages=(
+            Stage(2200, 8, 1, 96, 160, Rates(2e-3, 2e-3, 2e-3), fade=0.5),
+            Stage(1000, 2, 4, 144, 256, Rates(1e-3, 1e-3, 1e-3), fade=0.2),
+            Stage(
+                150,
+                1,
+                8,
+                144,
+                256,
+                Rates(2e-4, 2e-4, 2e-4, 2e-3),
+                fade=0.05,
+                high=HighPass(2, 288, 512, 0.5),
+                segmentation=True,
+                freeze_norms=True,
+                bfloat16=False,
+            ),
+        ),
+        warmup=50,
+        weight_decay=1e-2,
+        clip_norm=1.0,
+        average=0.99,
+        half=True,
+    ),
+}
+"""`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, on procedural clips
+and from random weights. `rvm-small` is our own, sized for one CPU core, and made the weights that are shipped."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe `name`.
+
+    Raises:
+        RecipeError: no such name in RECIPES.
+    """
+    if name not in RECIPES:
+        raise RecipeError(f"no recipe is called '{name}'{nearest(name, RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,97 @@
+"""The state of a training run on disk: whole or absent, and safe to read."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mattecompress.errors import UserError
+from mattecompress.files import atomic_path
+
+PREFIX = "checkpoint-"
+
+
+class TrainingError(UserError):
+    """A training run cannot begin or go on."""
+
+
+@dataclass
+class RunState:
+    """Everything that the next step depends on, apart from the recipe: with it a run goes on as if never stopped.
+
+    step: the next step to take.
+    average: running mean of the weights by name, or empty where the recipe takes none.
+    losses: the total loss of each step taken so far.
+    seconds: time spent so far.
+    """
+
+    step: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    losses: list[float]
+    seconds: float
+
+    def save(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Write `folder`/checkpoint-<step>, then drop older ones; `identity` tells this run from others."""
+        target = folder / f"{PREFIX}{self.step:06d}"
+        if target.exists():
+            return
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            _save_tensors(self.model.state_dict(), temporary / "model.safetensors")
+            _save_tensors(self.average, temporary / "average.safetensors")
+            torch.save(self.optimizer.state_dict(), temporary / "optimizer.pt")
+            progress = {"step": self.step, "losses": self.losses, "seconds": self.seconds, "run": identity}
+            (temporary / "progress.json").write_text(json.dumps(progress))
+        for path in _checkpoints(folder):
+            if path != target:
+                shutil.rmtree(path)
+
+    def restore(self, folder: Path, identity: dict[str, Any]) -> bool:
+        """Take over the newest checkpoint in `folder`; False when there is none.
+
+        Raises:
+            TrainingError: it belongs to another run (recipe, seed, number of processes), or is damaged.
+        """
+        found = _checkpoints(folder)
+        if not found:
+            return False
+        path = found[-1]
+        try:
+            progress = json.loads((path / "progress.json").read_text())
+            _check_identity(progress["run"], json.loads(json.dumps(identity)), path)
+            self.model.load_state_dict(safetensors.torch.load_file(path / "model.safetensors"))
+            average = safetensors.torch.load_file(path / "average.safetensors")
+            self.optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
+            self.step, self.losses, self.seconds = progress["step"], progress["losses"], progress["seconds"]
+        except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+            raise TrainingError(f"{path}: damaged checkpoint ({error}); remove it to start again") from error
+        for name, value in self.average.items():
+            value.copy_(average[name])
+        return True
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first; what an interrupted write left behind is removed."""
+    for partial in folder.glob(f".{PREFIX}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    return sorted(folder.glob(f"{PREFIX}*"))
+
+
+def _check_identity(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if different:
+        raise TrainingError(
+            f"{path}: was made with another {', '.join(different)}; choose another folder with -o"
+        )
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    safetensors.torch.save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)

@@ -1,0 +1,142 @@
+"""The training loop on recipes of a few tiny steps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mattecompress.models import build_model
+from mattecompress.training.evaluation import HELD_OUT_SEED, HeldOut
+from mattecompress.training.loop import train
+from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
+from mattecompress.training.state import TrainingError
+
+TINY = Recipe(
+    model="rvm-mobilenetv3",
+    stages=(
+        Stage(3, 2, 2, 64, 64, Rates(1e-3, 1e-3, 1e-3), fade=0.5),
+        Stage(
+            3,
+            1,
+            2,
+            64,
+            64,
+            Rates(1e-4, 1e-4, 1e-4, 1e-3),
+            high=HighPass(1, 128, 128, 0.5),
+            segmentation=True,
+            freeze_norms=True,
+            bfloat16=False,
+        ),
+    ),
+    warmup=2,
+    weight_decay=1e-2,
+    clip_norm=1.0,
+    average=0.9,
+    half=True,
+)
+FEW = HeldOut(clips=1, frames=2, height=64, width=64)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("whole")
+    return train(TINY, out, seed=3, held_out=FEW, quiet=True)
+
+
+def test_goes_on_exactly_where_it_stopped(whole_run, tmp_path: Path) -> None:
+    for steps in (2, 3, 4):
+        assert train(TINY, tmp_path, seed=3, save_every=1, stop_after=steps, held_out=FEW, quiet=True) is None
+    resumed = train(TINY, tmp_path, seed=3, held_out=FEW, quiet=True)
+    assert resumed.losses == whole_run.losses
+    assert resumed.weights.read_bytes() == whole_run.weights.read_bytes()
+
+
+def test_goes_on_after_kill(whole_run, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from tests.training.test_loop import TINY, FEW; "
+        "from mattecompress.training.loop import train; "
+        f"train(TINY, Path({str(tmp_path)!r}), seed=3, save_every=1, held_out=FEW, quiet=True)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=root, env=env)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("checkpoint-*")), "the run was killed before its first checkpoint"
+    resumed = train(TINY, tmp_path, seed=3, held_out=FEW, quiet=True)
+    assert resumed.losses == whole_run.losses
+
+
+def test_result_is_a_checkpoint_with_a_record(whole_run) -> None:
+    model = build_model("rvm-mobilenetv3", whole_run.weights)
+    assert len(model(torch.rand(1, 3, 64, 64), downsample_ratio=0.5)) == 6
+    record = json.loads(whole_run.record.read_text())
+    assert record["seed"] == 3
+    assert len(record["losses"]) == record["steps"] == TINY.steps
+    assert record["held_out"]["seed"] == HELD_OUT_SEED
+    assert record["held_out"]["network"].keys() == {"mad", "mse", "dtssd"}
+    assert record["recipe"]["stages"][1]["high"]["ratio"] == 0.5
+
+
+def test_refuses_another_run_in_the_folder(tmp_path: Path) -> None:
+    train(TINY, tmp_path, seed=3, stop_after=1, quiet=True)
+    with pytest.raises(TrainingError, match="another seed"):
+        train(TINY, tmp_path, seed=4, quiet=True)
+    with pytest.raises(TrainingError, match="another recipe"):
+        train(replace(TINY, warmup=5), tmp_path, seed=3, quiet=True)
+
+
+def test_names_a_damaged_checkpoint(tmp_path: Path) -> None:
+    train(TINY, tmp_path, seed=3, stop_after=1, quiet=True)
+    (path,) = tmp_path.glob("checkpoint-*/optimizer.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="damaged checkpoint"):
+        train(TINY, tmp_path, seed=3, quiet=True)
+
+
+def test_held_out_clips_are_never_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="held-out"):
+        train(TINY, tmp_path, seed=HELD_OUT_SEED, quiet=True)
+
+
+def test_divergence_stops_the_run(tmp_path: Path) -> None:
+    wild = replace(TINY, stages=(replace(TINY.stages[0], rates=Rates(1e30, 1e30, 1e30)),), clip_norm=0.0)
+    with pytest.raises(TrainingError, match="lower the rates"):
+        train(wild, tmp_path, seed=3, quiet=True)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_one_network(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        "from pathlib import Path\n"
+        "from tests.training.test_loop import TINY, FEW\n"
+        "from mattecompress.training.loop import train\n"
+        "torch.set_num_threads(1)\n"
+        f"record = train(TINY, Path({str(tmp_path / 'out')!r}), seed=3, device='cpu', held_out=FEW, quiet=True)\n"
+        f"Path({str(tmp_path)!r}, f'losses-{{os.environ[\"RANK\"]}}').write_text(str(record.losses))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+    ]
+    subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True, timeout=300)
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
+    assert (tmp_path / "losses-0").read_text() != (tmp_path / "losses-1").read_text()
+    assert build_model("rvm-mobilenetv3", tmp_path / "out" / "weights.safetensors")
