@@ -1,0 +1,69 @@
+"""What a converter of one ATen operation sees and returns."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from tvm import relax
+
+from mattecompress.backends.tvm.operands import INJECTIVE, View, emit, in_memory, stored
+from mattecompress.program import Program
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The value of a node.
+
+    name: of its kernel, when it gets one.
+    pattern: how the kernel may be fused with its neighbours.
+    done: the value is in memory already, or a view of what is.
+    """
+
+    view: View
+    name: str
+    pattern: int
+    done: bool = False
+
+
+@dataclass
+class Scope:
+    """The function under construction: the program, the builder, and the values of the nodes so far."""
+
+    program: Program
+    builder: relax.BlockBuilder
+    values: dict[fx.Node, View] = field(default_factory=dict)
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The logical shape of a node."""
+        return self.program.facts(node).sizes
+
+    def view(self, node: fx.Node, rank: int | None = None) -> View:
+        """The value of an activation, or of a constant in storage order with ones before its shape up to `rank`."""
+        if node.op == "get_attr":
+            return self.constant(stored(self.program.tensor(node), rank))
+        return self.values[node]
+
+    def variable(self, node: fx.Node) -> relax.Var:
+        """An activation in memory; computes it there if it was a view."""
+        view = self.values[node]
+        if not view.is_stored:
+            view = self.values[node] = in_memory(emit(self.builder, "gather", INJECTIVE, view))
+        return view.sources[0]
+
+    def tensor(self, node: object) -> torch.Tensor | None:
+        """The tensor behind a constant node; None for None.
+
+        Raises:
+            TypeError: the node computes.
+        """
+        if node is None:
+            return None
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            raise TypeError(f"{node} is not a constant")
+        return self.program.tensor(node)
+
+    def constant(self, array: np.ndarray[Any, Any]) -> View:
+        """A constant in memory."""
+        return in_memory(relax.const(array))

@@ -1,0 +1,109 @@
+"""Values on their way into a kernel: how they are stored, and what is computed only where it is read.
+
+A tensor of rank 4 is stored as NHWC, whatever its logical NCHW shape; every other rank is stored as it is. A
+`View` has not been computed: whoever reads it computes it in its own loops. Slices, joins, resizes and products
+that only feed a convolution stay views, so they never go through memory on their own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tvm import relax, te, tirx
+
+Index = Any
+Expression = Any
+
+STORAGE_ORDER = (0, 2, 3, 1)
+LOGICAL_ORDER = (0, 3, 1, 2)
+
+ELEMENTWISE, BROADCAST, INJECTIVE, CONVOLUTION, OPAQUE = 0, 1, 2, 4, 8
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor in storage order as a function of tensors in memory."""
+
+    sources: tuple[relax.Expr, ...]
+    build: Callable[..., te.Tensor]
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the view is a tensor in memory as it is."""
+        return self.build is _unchanged
+
+
+def _unchanged(tensor: te.Tensor) -> te.Tensor:
+    return tensor
+
+
+def in_memory(source: relax.Expr) -> View:
+    """The view of a tensor that is in memory."""
+    return View((source,), _unchanged)
+
+
+def compose(compute: Callable[..., te.Tensor], operands: Sequence[View]) -> View:
+    """The view of a tensor computed from other views."""
+    sources = tuple(dict.fromkeys(source for operand in operands for source in operand.sources))
+
+    def build(*tensors: te.Tensor) -> te.Tensor:
+        lookup = dict(zip(sources, tensors, strict=True))
+        return compute(*(operand.build(*(lookup[source] for source in operand.sources)) for operand in operands))
+
+    return View(sources, build)
+
+
+def emit(builder: relax.BlockBuilder, name: str, pattern: int, view: View) -> relax.Var:
+    """Compute a view into memory by one kernel.
+
+    pattern: how `FuseOps` may join the kernel with its neighbours.
+    """
+    return builder.emit_te(
+        view.build, *view.sources, primfunc_name_hint=name, primfunc_attrs={"op_pattern": pattern}
+    )
+
+
+def storage_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The stored shape of a tensor of logical shape `shape`."""
+    return tuple(shape[axis] for axis in STORAGE_ORDER) if len(shape) == 4 else tuple(shape)
+
+
+def logical_index(index: Sequence[Index]) -> tuple[Index, ...]:
+    """A stored index in logical order."""
+    return tuple(index[axis] for axis in LOGICAL_ORDER) if len(index) == 4 else tuple(index)
+
+
+def read(tensor: te.Tensor, index: Sequence[Index]) -> Expression:
+    """The element of a stored tensor at a logical index of a shape that the tensor broadcasts to."""
+    shape = logical_index(tensor.shape)
+    aligned = index[len(index) - len(shape) :]
+    clipped = tuple(0 if int(size) == 1 else i for size, i in zip(shape, aligned, strict=True))
+    return tensor(*(clipped[axis] for axis in STORAGE_ORDER) if len(shape) == 4 else clipped)
+
+
+def stored(tensor: torch.Tensor, rank: int | None = None) -> np.ndarray[Any, Any]:
+    """A logical constant in storage order, with ones before its shape up to `rank`."""
+    tensor = tensor.detach().cpu()
+    if rank is not None:
+        tensor = tensor.reshape((1,) * (rank - tensor.ndim) + tuple(tensor.shape))
+    if tensor.ndim == 4:
+        tensor = tensor.permute(STORAGE_ORDER)
+    return np.ascontiguousarray(tensor.numpy())
+
+
+def elementwise(
+    name: str, shape: Sequence[int], function: Callable[..., Expression], *tensors: te.Tensor
+) -> te.Tensor:
+    """`function` of one element of each tensor, broadcast to the logical `shape`."""
+    return te.compute(
+        storage_shape(shape),
+        lambda *index: function(*(read(tensor, logical_index(index)) for tensor in tensors)),
+        name=name,
+    )
+
+
+def select(condition: Expression, then: Expression, otherwise: Expression) -> Expression:
+    """`then` where the condition holds, else `otherwise`; the branch not taken is not evaluated."""
+    return tirx.if_then_else(condition, then, otherwise)

@@ -1,0 +1,116 @@
+"""Cutting a loop into consecutive pieces, each a vector of a power-of-two width or a serial loop.
+
+A vector of 40 lanes is scalarised by LLVM, and a condition inside a vector loop stops vectorisation: a loop of 40
+becomes 16 + 16 + 8 lanes, and a loop over a join of 24 and 16 channels is cut at 24. Schedule rules mark loops with
+`mark`; `cut_loops` replaces them in the scheduled function.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import tvm_ffi
+from tvm import sym, tirx
+from tvm.s_tir import SBlock
+
+MARK = "pieces"
+Piece = tuple[int, int, int]
+
+
+def widths(extent: int, lanes: int) -> list[int]:
+    """Vector widths, powers of two of at most `lanes`, widest first, that add up to `extent`."""
+    parts = [lanes] * (extent // lanes)
+    rest = extent % lanes
+    while rest:
+        part = 1 << (rest.bit_length() - 1)
+        parts.append(part)
+        rest -= part
+    return parts
+
+
+def vector_pieces(extent: int, lanes: int, cuts: Iterable[int] = ()) -> list[Piece]:
+    """Pieces (start, count, width) that cover `extent` and cross no cut; `count` vectors of `width` lanes each."""
+    pieces: list[Piece] = []
+    for start, end in _sections(extent, cuts):
+        position = start
+        for width in widths(end - start, lanes):
+            if pieces and pieces[-1][2] == width and _end(pieces[-1]) == position > start:
+                pieces[-1] = (pieces[-1][0], pieces[-1][1] + 1, width)
+            else:
+                pieces.append((position, 1, width))
+            position += width
+    return pieces
+
+
+def serial_pieces(extent: int, cuts: Iterable[int]) -> list[Piece]:
+    """Pieces of scalars (start, count, 1) that cover `extent` and cross no cut."""
+    return [(start, end - start, 1) for start, end in _sections(extent, cuts)]
+
+
+def mark(schedule: Any, loop: Any, pieces: list[Piece]) -> None:
+    """Ask `cut_loops` to cut a loop of a schedule."""
+    schedule.annotate(loop, MARK, [number for piece in pieces for number in piece])
+
+
+def cut_loops(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with every marked loop replaced by its pieces."""
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, _cut)))
+
+
+def condition_cuts(block: SBlock, axis: int) -> list[int]:
+    """Values of a block's iterator at which some condition of its body changes."""
+    variable = block.iter_vars[axis].var
+    cuts: set[int] = set()
+
+    def visit(condition: Any) -> None:
+        if "int" not in str(condition.a.ty.dtype):
+            return
+        terms = sym.detect_linear_equation(condition.a - condition.b, [variable])
+        if len(terms) != 2 or not isinstance(terms[1], tirx.IntImm) or abs(_number(terms[0])) != 1:
+            return
+        zero = -_number(terms[1]) * _number(terms[0])
+        rises_after = isinstance(condition, (tirx.GT, tirx.LE)) == (_number(terms[0]) > 0)
+        cuts.add(zero + 1 if rises_after else zero)
+
+    tvm_ffi.structural_walk(block.body, ((tirx.LT, tirx.LE, tirx.GT, tirx.GE), visit))
+    return sorted(cuts)
+
+
+def _number(value: Any) -> int:
+    return int(value.value) if isinstance(value, tirx.IntImm) else 0
+
+
+def _sections(extent: int, cuts: Iterable[int]) -> list[tuple[int, int]]:
+    bounds = [0, *sorted({cut for cut in cuts if 0 < cut < extent}), extent]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def _end(piece: Piece) -> int:
+    start, count, width = piece
+    return start + count * width
+
+
+def _cut(loop: tirx.For) -> tirx.Stmt:
+    numbers = loop.annotations.get(MARK)
+    if numbers is None:
+        return loop
+    values = [int(number) for number in numbers]
+    pieces = zip(values[0::3], values[1::3], values[2::3], strict=True)
+    statements = [_piece(loop, piece) for piece in pieces]
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+
+
+def _piece(loop: tirx.For, piece: Piece) -> tirx.Stmt:
+    start, count, width = piece
+    name, dtype = loop.loop_var.name, str(loop.loop_var.ty.dtype)
+    outer, lane = tirx.Var(name, dtype), tirx.Var(f"{name}_lane", dtype)
+    place = tirx.IntImm(dtype, start) + (outer * width if count > 1 else 0) + (lane if width > 1 else 0)
+
+    def substitute(variable: tirx.Var) -> Any:
+        return place if variable.same_as(loop.loop_var) else variable
+
+    result = tvm_ffi.structural_map(loop.body, (tirx.Var, substitute))
+    if width > 1:
+        result = tirx.For(lane, 0, width, tirx.ForKind.VECTORIZED, result)
+    if count > 1:
+        result = tirx.For(outer, 0, count, tirx.ForKind.SERIAL, result)
+    return result
