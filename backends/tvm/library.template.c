@@ -1,0 +1,107 @@
+/* {{ name }}: made by mattecompress for {{ target }}. */
+#include "{{ name }}.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BYTES {{ arena_bytes }}u
+
+/* SHA-256 {{ digest }} */
+__asm__(
+#ifdef __APPLE__
+    ".section __TEXT,__const\n.p2align 6\n_{{ name }}_weights:\n.incbin \"{{ file }}\"\n.byte 0\n.text\n"
+#else
+    ".pushsection .rodata\n.balign 64\n{{ name }}_weights:\n.incbin \"{{ file }}\"\n.byte 0\n.popsection\n"
+#endif
+);
+extern const unsigned char {{ name }}_weights[] __attribute__((visibility("hidden")));
+{% for symbol, count in kernels %}
+void {{ symbol }}({{ (["void *"] * count) | join(", ") }});
+{%- endfor %}
+
+struct {{ name }}_stream {
+  void *block;
+  unsigned char *arena; /* in the block, at a multiple of 64 bytes */
+  unsigned phase;       /* which of its two slots holds a state */
+};
+{% for kind, tensors in (("inputs", inputs), ("outputs", outputs)) %}
+const {{ name }}_tensor {{ name }}_{{ kind }}[] = {
+{%- for tensor in tensors %}
+  {"{{ tensor.name }}", "{{ tensor.dtype }}", {{ tensor.bytes }}u, {{ tensor.shape | length }}, {
+    {{- (tensor.shape or [0]) | join(", ") }}}, {{ tensor.state | int }}},
+{%- endfor %}
+};
+{% endfor %}
+const size_t {{ name }}_memory = BYTES + 63 + sizeof({{ name }}_stream);
+
+static const struct { size_t input, output, bytes, slot[2]; } states[] = {
+{%- for state in states %}
+  { {{- state.input }}, {{ state.output }}, {{ state.bytes }}u, { {{- state.offsets[0] }}u, {{ state.offsets[1] }}u}},
+{%- else %}
+  {0, 0, 0, {0, 0}},
+{%- endfor %}
+};
+enum { STATES = {{ states | length }} };
+
+{{ name }}_stream *{{ name }}_create(void) {
+  {{ name }}_stream *self = malloc(sizeof *self);
+  if (!self) return NULL;
+  self->block = malloc(BYTES + 63);
+  if (!self->block) {
+    free(self);
+    return NULL;
+  }
+  self->arena = (unsigned char *)self->block + (64 - (uintptr_t)self->block % 64) % 64;
+  {{ name }}_reset(self);
+  return self;
+}
+
+void {{ name }}_reset({{ name }}_stream *self) {
+  self->phase = 0;
+  for (size_t i = 0; i < STATES; i++) memset(self->arena + states[i].slot[0], 0, states[i].bytes);
+}
+
+void {{ name }}_destroy({{ name }}_stream *self) {
+  if (self) free(self->block);
+  free(self);
+}
+
+/* The places: a = arena, w = weights, in and out = the caller's pointers, old and new = slots of the states. */
+static void frame(unsigned char *a, const void *const *in, void *const *out, unsigned phase) {
+  unsigned char *const w = (unsigned char *){{ name }}_weights;
+  unsigned char *old[STATES + 1], *new[STATES + 1];
+  for (size_t i = 0; i < STATES; i++) {
+    old[i] = a + states[i].slot[phase];
+    new[i] = a + states[i].slot[!phase];
+  }
+  (void)a, (void)in, (void)out, (void)old, (void)new, (void)w;
+{%- for step in steps %}
+  {{ step }};
+{%- endfor %}
+}
+
+void {{ name }}_run({{ name }}_stream *self, const void *const *inputs, void *const *outputs) {
+  void *out[{{ outputs | length }}] = {
+{%- for offset in output_offsets %}
+    {{ "NULL" if offset is none else "self->arena + %du" % offset }},
+{%- endfor %}
+  };
+  for (size_t i = 0; i < {{ outputs | length }}; i++)
+    if (outputs[i] && !{{ name }}_outputs[i].state) out[i] = outputs[i];
+  for (size_t i = 0; i < STATES; i++)
+    if (inputs[states[i].input])
+      memcpy(self->arena + states[i].slot[self->phase], inputs[states[i].input], states[i].bytes);
+  frame(self->arena, inputs, out, self->phase);
+  self->phase ^= 1;
+  for (size_t i = 0; i < STATES; i++)
+    if (outputs[states[i].output])
+      memcpy(outputs[states[i].output], self->arena + states[i].slot[self->phase], states[i].bytes);
+}
+
+void {{ name }}_process_frame({{ name }}_stream *self
+{%- for tensor in inputs if not tensor.state %}, const {{ tensor.ctype }} *{{ tensor.argument }}{% endfor %}
+{%- for tensor in outputs if not tensor.state %}, {{ tensor.ctype }} *{{ tensor.argument }}{% endfor %}) {
+  const void *const all_inputs[] = { {{- inputs | map(attribute="slot") | join(", ") }}};
+  void *const all_outputs[] = { {{- outputs | map(attribute="slot") | join(", ") }}};
+  {{ name }}_run(self, all_inputs, all_outputs);
+}
