@@ -19,23 +19,9 @@ import torch
 from torch import Tensor
 
 from mattecompress.data import y4m
-from mattecompress.data.frames import MediaError, Size, composite, from_bytes, resize, to_bytes
+from mattecompress.data.frames import MediaError, Size, from_bytes, resize, to_bytes
 from mattecompress.errors import MissingExtraError
 from mattecompress.files import atomic_path
-
-__all__ = [
-    "MediaError",
-    "MediaInfo",
-    "PictureWriter",
-    "VideoWriter",
-    "Y4mWriter",
-    "composite",
-    "open_writer",
-    "read_frames",
-    "read_info",
-    "write_frames",
-    "write_picture",
-]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov")
@@ -107,38 +93,20 @@ def read_frames(path: Path, limit: int | None = None, size: Size | None = None) 
 def write_frames(path: Path, frames: Iterable[Tensor], fps: Fraction | float = 25) -> None:
     """Write a clip, float (T, C, H, W) in 0..1 or an iterable of (C, H, W), in the format that `path` names.
 
-    A picture suffix takes exactly one frame; the rest is as for `open_writer`.
-
     Raises:
-        MediaError: the suffix is unknown, there is no frame, or there are several for one picture.
+        MediaError: as `open_writer`, or there is no frame, or there are several for one picture.
         UnwritableError: the file cannot be written.
     """
-    if path.suffix.lower() in PICTURES:
-        first = list(islice(frames, 2))
-        if len(first) != 1:
-            raise MediaError(f"{path}: a picture takes one frame: use .mp4, .y4m or a name without suffix")
-        write_picture(path, first[0])
-        return
     with open_writer(path, fps) as writer:
         for frame in frames:
             writer.write(frame)
 
 
-def write_picture(path: Path, frame: Tensor) -> None:
-    """Write one picture, float (C, H, W) in 0..1 with 1, 3 or 4 channels, as floor(255 x).
-
-    Raises:
-        UnwritableError: the file cannot be written.
-        MissingExtraError: Pillow is needed.
-    """
-    pixels = to_bytes(frame.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
-    picture = _pillow("Image").fromarray(pixels[:, :, 0] if len(frame) == 1 else pixels)
-    with atomic_path(path) as temporary:
-        picture.save(temporary)
-
-
 def open_writer(path: Path, fps: Fraction | float = 25) -> "FrameWriter":
-    """The writer for the suffix of `path`: .mp4, .mkv, .mov or .y4m; without a suffix, a folder of PNG files.
+    """The writer for the suffix of `path`.
+
+    .mp4, .mkv, .mov and .y4m are videos, .png, .jpg and their like take one frame, and a name without suffix is a
+    folder of PNG files.
 
     Raises:
         MediaError: another suffix.
@@ -148,10 +116,13 @@ def open_writer(path: Path, fps: Fraction | float = 25) -> "FrameWriter":
         return VideoWriter(path, fps)
     if suffix == ".y4m":
         return Y4mWriter(path, fps)
-    if not suffix:
+    if suffix in PICTURES:
         return PictureWriter(path)
+    if not suffix:
+        return FolderWriter(path)
+    known = ", ".join((*VIDEOS, ".y4m", *PICTURES))
     raise MediaError(
-        f"{path}: cannot write {suffix}: use {', '.join(VIDEOS)}, .y4m, or a name without suffix for PNG files"
+        f"{path}: cannot write {suffix}: use {known}, or a name without suffix for a folder of PNG files"
     )
 
 
@@ -204,7 +175,7 @@ class FrameWriter:
         self.count += 1
 
     def _start(self, frame: Tensor) -> None:
-        raise NotImplementedError
+        """Prepare for frames like `frame`."""
 
     def _add(self, frame: Tensor) -> None:
         raise NotImplementedError
@@ -266,10 +237,31 @@ class Y4mWriter(FrameWriter):
 
 
 class PictureWriter(FrameWriter):
-    """Writes 000000.png, 000001.png and so on into a folder, which must be new or empty.
+    """Writes one picture in the format of its suffix: (1, H, W) grey, (3, H, W) RGB or (4, H, W) RGBA.
 
-    Frames are (1, H, W) grey, (3, H, W) RGB or (4, H, W) RGBA.
+    Raises:
+        MediaError: there is a second frame, or the format cannot hold the channels.
     """
+
+    channels = (1, 3, 4)
+
+    def _add(self, frame: Tensor) -> None:
+        if self.count:
+            raise MediaError(
+                f"{self.path}: holds one frame: use .mp4, .y4m, or a name without suffix for a folder"
+            )
+        pixels = to_bytes(frame).permute(1, 2, 0).contiguous().numpy()
+        picture = _pillow("Image").fromarray(pixels[:, :, 0] if len(frame) == 1 else pixels)
+        try:
+            picture.save(self._temporary)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise MediaError(f"{self.path}: cannot be written ({_reason(error)})") from error
+
+
+class FolderWriter(FrameWriter):
+    """Writes 000000.png, 000001.png and so on into a folder, which must be new or empty; frames as `PictureWriter`."""
 
     channels = (1, 3, 4)
 
@@ -277,7 +269,8 @@ class PictureWriter(FrameWriter):
         self._temporary.mkdir()
 
     def _add(self, frame: Tensor) -> None:
-        write_picture(self._temporary / f"{self.count:06d}.png", frame)
+        with PictureWriter(self._temporary / f"{self.count:06d}.png") as picture:
+            picture.write(frame)
 
 
 def _checked(path: Path, frames: Iterator[Tensor], size: Size | None) -> Iterator[Tensor]:
