@@ -20,6 +20,8 @@ import numpy as np
 from tvm import tirx
 from tvm.ir import Op, register_op_attr
 from tvm.ir import _ffi_api as ir_api
+from tvm.ir.expr import TensorLoad
+from tvm.sym import Analyzer
 from tvm.target import Target, codegen
 
 Expression = Any
@@ -225,10 +227,26 @@ def _accumulate(call: Any) -> Expression:
 
 def _gather_bits(call: Any) -> Expression:
     """Eight neighbouring bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
-    first = call.args[0]
-    loaded = tirx.BufferLoad(first.buffer, [tirx.Ramp(first.indices[0], 1, 8)])
+    flags = list(call.args)
+    if not _are_neighbours(flags):
+        bits = [flag << tirx.const(index, "uint8") for index, flag in enumerate(flags)]
+        return sum(bits[1:], bits[0])
+    loaded = tirx.BufferLoad(flags[0].source, [tirx.Ramp(flags[0].indices[0], 1, 8)])
     moved = tirx.reinterpret("uint64", loaded) * tirx.const(_GATHER, "uint64")
     return (moved >> tirx.const(56, "uint64")).astype("uint8")
+
+
+def _are_neighbours(loads: list[Any]) -> bool:
+    """Whether scalar expressions read consecutive elements of one buffer."""
+    if not all(isinstance(load, TensorLoad) and load.ty.dtype.lanes == 1 for load in loads):
+        return False
+    first = loads[0]
+    analyzer = Analyzer()
+    return all(
+        load.source.same_as(first.source)
+        and analyzer.can_prove_equal(load.indices[0], first.indices[0] + index)
+        for index, load in enumerate(loads)
+    )
 
 
 _RULES: dict[str, Rule] = {

@@ -91,7 +91,7 @@ def schedule_tiles(schedule: Schedule, accumulators: tuple[str, ...], result: st
         result: name of the block that turns the last accumulator into the kernel's own output.
         tile: the register tile.
     """
-    owner = _inline_epilogue(schedule, schedule.get_sblock(result))
+    owner = inline_epilogue(schedule, schedule.get_sblock(result))
     n, y, x, o = schedule.get_loops(owner)
     x_outer, x_inner = schedule.split(x, [None, tile.pixels])
     o_outer, vector, lane = schedule.split(o, [None, tile.vectors, tile.lanes])
@@ -107,7 +107,7 @@ def schedule_tiles(schedule: Schedule, accumulators: tuple[str, ...], result: st
     schedule.unroll(x_inner)
 
 
-def _inline_epilogue(schedule: Schedule, result: Any) -> Any:
+def inline_epilogue(schedule: Schedule, result: Any) -> Any:
     """Inline everything from `result` up to the last block into that; give the block that is left to tile.
 
     That is `result` itself where the blocks after it are not one chain over the same outputs.
