@@ -57,7 +57,9 @@ def resize_bilinear(
     def element(n: Index, i: Index, j: Index, c: Index) -> Expression:
         def across(row: Expression) -> Expression:
             low, high = column_places(0, j), column_places(1, j)
-            return product(column_weights(0, j), x(n, row, low, c)) + column_weights(1, j) * x(n, row, high, c)
+            return product(column_weights(0, j), x(n, row, low, c)) + column_weights(1, j) * x(
+                n, row, high, c
+            )
 
         top, bottom = across(row_places(0, i)), across(row_places(1, i))
         return product(row_weights(0, i), top) + row_weights(1, i) * bottom

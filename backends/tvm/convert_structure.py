@@ -84,7 +84,9 @@ def _tables(axis: Taps) -> list[np.ndarray[Any, Any]]:
 
 
 def _average_pool(scope: Scope, node: fx.Node) -> Conversion:
-    source, kernel, stride, padding, _, include, divisor = _filled(node, (None, None, [], 0, False, True, None))
+    source, kernel, stride, padding, _, include, divisor = _filled(
+        node, (None, None, [], 0, False, True, None)
+    )
     geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding), (1, 1))
     shape = scope.shape(node)[2:]
 

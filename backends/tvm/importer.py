@@ -8,16 +8,22 @@ import tvm
 from torch import fx
 from tvm import relax, te
 
-from mattecompress.backends.tvm import convert_convolution, convert_elementwise, convert_structure
+from mattecompress.backends.tvm import (
+    convert_convolution,
+    convert_elementwise,
+    convert_lowered,
+    convert_structure,
+)
 from mattecompress.backends.tvm.absorption import absorbed_nodes
 from mattecompress.backends.tvm.conversion import Conversion, Scope
-from mattecompress.backends.tvm.operands import INJECTIVE, View, emit, in_memory, storage_shape, stored
+from mattecompress.backends.tvm.operands import INJECTIVE, View, emit, in_memory, storage_shape
 from mattecompress.program import Program
 
 CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     **convert_elementwise.CONVERTERS,
     **convert_convolution.CONVERTERS,
     **convert_structure.CONVERTERS,
+    **convert_lowered.CONVERTERS,
 }
 
 DTYPE_NAMES = {
@@ -109,6 +115,3 @@ def _dtype(program: Program, node: fx.Node) -> str:
     dtype = program.facts(node).dtype
     assert dtype is not None
     return DTYPE_NAMES[dtype]
-
-
-__all__ = ["CONVERTERS", "import_program", "stored", "supports"]

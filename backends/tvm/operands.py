@@ -50,7 +50,9 @@ def compose(compute: Callable[..., te.Tensor], operands: Sequence[View]) -> View
 
     def build(*tensors: te.Tensor) -> te.Tensor:
         lookup = dict(zip(sources, tensors, strict=True))
-        return compute(*(operand.build(*(lookup[source] for source in operand.sources)) for operand in operands))
+        return compute(
+            *(operand.build(*(lookup[source] for source in operand.sources)) for operand in operands)
+        )
 
     return View(sources, build)
 

@@ -10,6 +10,9 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
+from mattecompress.backends.tvm.bitserial import schedule_binary_convolution
+from mattecompress.backends.tvm.integer import schedule_integer_convolution
+from mattecompress.backends.tvm.packing import schedule_packing
 from mattecompress.backends.tvm.relayout import PackedFunction, replace_functions
 from mattecompress.backends.tvm.pieces import cut_loops
 from mattecompress.backends.tvm.schedule_convolution import Packing, schedule_convolution
@@ -23,6 +26,18 @@ RULE_ATTRIBUTE = "matte.schedule"
 Rule = Callable[[Schedule, Target], list[Packing]]
 
 
+def adapted(rule: Callable[[Schedule], str | None]) -> Rule:
+    """A rule that returns its refusal, as one that raises it."""
+
+    def schedule(s: Schedule, target: Target) -> list[Packing]:
+        refusal = rule(s)
+        if refusal is not None:
+            raise RefusalError(refusal)
+        return []
+
+    return schedule
+
+
 def leave_serial(s: Schedule, target: Target) -> list[Packing]:
     """The loops as they are; for what no other rule takes."""
     return []
@@ -31,6 +46,9 @@ def leave_serial(s: Schedule, target: Target) -> list[Packing]:
 RULES: dict[str, Rule] = {
     "convolution": schedule_convolution,
     "depthwise": schedule_depthwise,
+    "binary convolution": adapted(schedule_binary_convolution),
+    "integer convolution": adapted(schedule_integer_convolution),
+    "packing": adapted(schedule_packing),
     "pooling": schedule_pooling,
     "injective": schedule_injective,
     "serial": leave_serial,

@@ -1,7 +1,7 @@
 """Schedule of dense and grouped convolutions: register tiles of pixels by output channels, weights laid out per tile.
 
-    for each block of rows: gather its input (padding, joins, resizes) into a buffer
-      for each tile of channels, each tile of pixels: accumulate in registers over kh, kw, ci; then the epilogue
+for each block of rows: gather its input (padding, joins, resizes) into a buffer
+  for each tile of channels, each tile of pixels: accumulate in registers over kh, kw, ci; then the epilogue
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Schedule of depthwise convolutions: lanes along channels, a row of pixels in registers, the window unrolled.
 
-    for each tile of channels, each block of rows: gather the input with its padding
-      for each tile of pixels: accumulate in registers over kh, kw; then the epilogue
+for each tile of channels, each block of rows: gather the input with its padding
+  for each tile of pixels: accumulate in registers over kh, kw; then the epilogue
 """
 
 from typing import Any

@@ -39,9 +39,7 @@ def _schedule_pool(s: Schedule, pool: Any, target: Target) -> None:
     loops = s.get_loops(pool)
     spatial, reduced = loops[:4], loops[4:]
     channels = int(s.get(spatial[3]).extent)
-    tile = max(
-        size for size in divisors(channels) if len(widths(size, target.lanes())) <= VECTORS
-    )
+    tile = max(size for size in divisors(channels) if len(widths(size, target.lanes())) <= VECTORS)
     outer, lanes = s.split(spatial[3], [None, tile])
     s.reorder(*spatial[:3], outer, *reduced, lanes)
     s.reverse_compute_at(copy, outer, preserve_unit_loops=True)

@@ -1,0 +1,69 @@
+"""From a program to scheduled kernels, and from those to a library for TVM's runtime on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tvm
+from torch import Tensor
+from tvm import relax
+
+from mattecompress.backends.tvm.importer import import_program
+from mattecompress.backends.tvm.schedule import schedule_module
+from mattecompress.backends.tvm.targets import Target
+from mattecompress.files import atomic_path
+from mattecompress.program import Program
+
+OUTPUT_NAMES = "matte.outputs"
+
+
+def lower(program: Program, target: Target) -> tvm.IRModule:
+    """Scheduled kernels, and a `main` that calls them one after the other with `call_tir`.
+
+    `main` takes the program's inputs and returns its outputs, in their order, as NCHW tensors.
+    """
+    with target.tvm():
+        module = fuse(import_program(program))
+        module = schedule_module(module, target)
+    main = module["main"].with_attr(OUTPUT_NAMES, list(program.output_names))
+    module.update_func(module.get_global_var("main"), main)
+    return module
+
+
+def fuse(module: tvm.IRModule) -> tvm.IRModule:
+    """Join kernels with the elementwise kernels after them."""
+    passes = (relax.transform.FuseOps(), relax.transform.FuseTIR(), relax.transform.DeadCodeElimination())
+    return tvm.transform.Sequential(passes)(module)
+
+
+@dataclass(frozen=True)
+class HostLibrary:
+    """A program compiled for this machine and TVM's runtime."""
+
+    executable: relax.VMExecutable
+    machine: relax.VirtualMachine
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """All outputs from all inputs, by name."""
+        arguments = [tvm.runtime.from_dlpack(inputs[name].detach().contiguous()) for name in self.input_names]
+        results = self.machine["main"](*arguments)
+        return {
+            name: torch.from_dlpack(result) for name, result in zip(self.output_names, results, strict=True)
+        }
+
+    def save(self, path: Path) -> Path:
+        """Write a shared library that `tvm.runtime.load_module` and `relax.VirtualMachine` take."""
+        with atomic_path(path) as temporary:
+            self.executable.export_library(str(temporary))
+        return path
+
+
+def compile_host(module: tvm.IRModule, target: Target) -> HostLibrary:
+    """Build what `lower` returned for `target`, which must be this machine."""
+    main = module["main"]
+    inputs = tuple(str(parameter.name) for parameter in main.params)
+    outputs = tuple(str(name) for name in main.attrs[OUTPUT_NAMES])
+    executable = tvm.compile(module, target=target.tvm())
+    return HostLibrary(executable, relax.VirtualMachine(executable, tvm.cpu()), inputs, outputs)
