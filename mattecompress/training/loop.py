@@ -25,7 +25,7 @@ from mattecompress.training.world import World, join
 
 PARTS = ("backbone", "aspp", "refiner")
 BETAS = (0.9, 0.999)
-RECALIBRATION = 60
+RECALIBRATION = 24
 DATA = "mattecompress.data.clips.procedural_clip, drawn on the fly; no other pictures"
 
 
@@ -127,8 +127,6 @@ class Run:
         start = time.monotonic()
         stage, local = self.recipe.locate(self.state.step)
         self._enter(stage, local)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = getattr(stage.rates, group["part"]) * self.recipe.scale(self.state.step)
         self.state.optimizer.zero_grad(set_to_none=True)
         total = sum(self._backward(loss) for loss in self._losses(stage))
         if not torch.isfinite(torch.tensor(total)):
@@ -154,9 +152,10 @@ class Run:
                 self.world.average_buffers(module)
         weights, record = out / "weights.safetensors", out / "record.json"
         if self.world.leads:
-            save_weights(module.state_dict(), weights, self.recipe.half)
+            optional = frozenset(getattr(module, "optional_parts", ()))
+            save_weights(module, weights, self.recipe.half, without=optional - self.recipe.trained_parts)
         self.world.wait()
-        module.load_state_dict(safetensors.torch.load_file(weights))
+        module.load_state_dict(safetensors.torch.load_file(weights), strict=False)
         module.eval()
         scores = evaluate(lambda frames: self.network.matte(frames.to(self.world.device))[1], held_out)
         document = {
@@ -177,26 +176,31 @@ class Run:
 
     def _enter(self, stage: Stage, local: int) -> None:
         module = self.state.model
+        for group in self.state.optimizer.param_groups:
+            rate = getattr(stage.rates, group["part"])
+            group["lr"] = rate * self.recipe.scale(self.state.step)
+            for parameter in group["params"]:
+                parameter.requires_grad_(rate > 0)
         module.train()
-        if not stage.freeze_norms:
-            return
-        if local == 0:
-            if self.state.average:
-                module.load_state_dict(self.state.average)
+        if stage.freeze_norms and local == 0 and self.state.average:
+            module.load_state_dict(self.state.average)
+        if self.recipe.measures_norms(self.state.step):
             recalibrate(self.network, self.source, stage, self.state.step)
             self.world.average_buffers(module)
             for name in self.state.average:
                 self.state.average[name] = module.state_dict()[name].clone()
-        for norm in norms(module):
-            norm.eval()
+        if stage.freeze_norms:
+            for norm in norms(module):
+                norm.eval()
 
     def _losses(self, stage: Stage) -> Iterator[Tensor]:
         """The step's losses, one pass after the other, so that one graph at a time is in memory."""
         size = (stage.batch, stage.frames, stage.height, stage.width)
-        batch = self._batch("matting", *size)
-        with self._precision(stage):
-            answer = self.network.matte(batch.frames)
-        yield matting_loss(*answer, batch.foreground, batch.alpha)["total"]
+        if stage.frames:
+            batch = self._batch("matting", *size)
+            with self._precision(stage):
+                answer = self.network.matte(batch.frames)
+            yield matting_loss(*answer, batch.foreground, batch.alpha)["total"]
         if stage.high is not None:
             batch = self._batch("high", stage.batch, stage.high.frames, stage.high.height, stage.high.width)
             with self._precision(stage):
@@ -255,12 +259,19 @@ def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [norm for name, norm in found if isinstance(norm, nn.BatchNorm2d) and _part(name) != "refiner"]
 
 
-def save_weights(tensors: dict[str, Tensor], path: Path, half: bool = False) -> None:
-    """Write a state dict as safetensors, floating tensors as float16 if `half`, whole or not at all."""
+def save_weights(
+    module: nn.Module, path: Path, half: bool = False, without: frozenset[str] = frozenset()
+) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    half: store floating tensors as float16 instead of float32.
+    without: parts (first components of names) that are left out.
+    """
     kind = torch.float16 if half else torch.float32
     stored = {
         name: (value.to(kind) if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in tensors.items()
+        for name, value in module.state_dict().items()
+        if name.partition(".")[0] not in without
     }
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(stored, temporary)

@@ -35,10 +35,12 @@ class HighPass:
 class Stage:
     """Some steps with one clip shape and one set of rates.
 
-    fade: factor that the rates reach, along half a cosine, by the end of the stage.
+    frames: of a clip; 0 leaves the ordinary matting pass out, for a stage that has a high pass.
+    fade: factor that the rates reach, along half a cosine, after `span` steps.
+    span: a stage that hands over before its fade is done has a longer span than steps; 0 means `steps`.
     segmentation: add a segmentation pass on other clips, mask = alpha > 0.5.
-    freeze_norms: measure batch-norm statistics on `RECALIBRATION` batches when the stage begins, then hold them
-        (the refiner's go on moving).
+    freeze_norms: begin with the running mean of the weights, measure batch-norm statistics on RECALIBRATION batches
+        unless the stage before has, then hold them (the refiner's go on moving).
     bfloat16: run the networks under bfloat16 autocast; losses stay float32.
     """
 
@@ -49,6 +51,7 @@ class Stage:
     width: int
     rates: Rates
     fade: float = 1.0
+    span: int = 0
     high: HighPass | None = None
     segmentation: bool = False
     freeze_norms: bool = False
@@ -56,7 +59,7 @@ class Stage:
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by at the stage's own `step`."""
-        return self.fade + (1 - self.fade) * (1 + cos(pi * step / self.steps)) / 2
+        return self.fade + (1 - self.fade) * (1 + cos(pi * step / (self.span or self.steps))) / 2
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ class Recipe:
     half: bool = False
 
     @property
+    def trained_parts(self) -> frozenset[str]:
+        """The optional parts of the network that some stage trains."""
+        refines = any(stage.high and stage.rates.refiner for stage in self.stages)
+        segments = any(stage.segmentation for stage in self.stages)
+        return frozenset({"refiner"} if refines else ()) | frozenset({"project_seg"} if segments else ())
+
+    @property
     def steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)
@@ -90,6 +100,11 @@ class Recipe:
                 return stage, step
             step -= stage.steps
         raise ValueError(f"step {step} lies behind the last stage")
+
+    def measures_norms(self, step: int) -> bool:
+        """Whether batch-norm statistics are measured before `step`: it begins the first of the frozen stages."""
+        stage, local = self.locate(step)
+        return stage.freeze_norms and local == 0 and not (step and self.locate(step - 1)[0].freeze_norms)
 
     def scale(self, step: int) -> float:
         """What the stage's rates are multiplied by at `step`."""
@@ -129,17 +144,17 @@ RECIPES = {
         model="rvm-mobilenetv3",
         stages=(
             Stage(2200, 8, 1, 96, 160, Rates(2e-3, 2e-3, 2e-3), fade=0.5),
-            Stage(1000, 2, 4, 144, 256, Rates(1e-3, 1e-3, 1e-3), fade=0.2),
+            Stage(500, 2, 4, 144, 256, Rates(1e-3, 1e-3, 1e-3), fade=0.2),
+            Stage(60, 1, 8, 144, 256, Rates(1e-4, 1e-4, 1e-4), fade=0.1, freeze_norms=True),
             Stage(
-                150,
+                200,
                 1,
-                8,
+                0,
                 144,
                 256,
-                Rates(2e-4, 2e-4, 2e-4, 2e-3),
-                fade=0.05,
+                Rates(0, 0, 0, 3e-3),
+                fade=0.1,
                 high=HighPass(2, 288, 512, 0.5),
-                segmentation=True,
                 freeze_norms=True,
                 bfloat16=False,
             ),

@@ -32,10 +32,11 @@ class World:
     def average_gradients(self, model: nn.Module) -> None:
         """Replace gradients by their mean over all processes; a part that no process used counts as 0."""
         if self.size > 1:
-            for parameter in model.parameters():
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            for parameter in trained:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            self._average([p.grad for p in model.parameters() if p.grad is not None])
+            self._average([parameter.grad for parameter in trained if parameter.grad is not None])
 
     def average_buffers(self, model: nn.Module) -> None:
         """Replace floating buffers (batch-norm statistics) by their mean over all processes."""

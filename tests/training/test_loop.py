@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from mattecompress.models import build_model
@@ -18,22 +19,13 @@ from mattecompress.training.loop import train
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
 from mattecompress.training.state import TrainingError
 
+HIGH = HighPass(1, 128, 128, 0.5)
 TINY = Recipe(
     model="rvm-mobilenetv3",
     stages=(
-        Stage(3, 2, 2, 64, 64, Rates(1e-3, 1e-3, 1e-3), fade=0.5),
-        Stage(
-            3,
-            1,
-            2,
-            64,
-            64,
-            Rates(1e-4, 1e-4, 1e-4, 1e-3),
-            high=HighPass(1, 128, 128, 0.5),
-            segmentation=True,
-            freeze_norms=True,
-            bfloat16=False,
-        ),
+        Stage(2, 2, 2, 64, 64, Rates(1e-3, 1e-3, 1e-3), fade=0.5, span=3),
+        Stage(1, 1, 2, 64, 64, Rates(1e-4, 1e-4, 1e-4), freeze_norms=True),
+        Stage(2, 2, 0, 64, 64, Rates(0, 0, 0, 1e-3), high=HIGH, freeze_norms=True, bfloat16=False),
     ),
     warmup=2,
     weight_decay=1e-2,
@@ -51,7 +43,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_goes_on_exactly_where_it_stopped(whole_run, tmp_path: Path) -> None:
-    for steps in (2, 3, 4):
+    for steps in (1, 2, 4):
         assert train(TINY, tmp_path, seed=3, save_every=1, stop_after=steps, held_out=FEW, quiet=True) is None
     resumed = train(TINY, tmp_path, seed=3, held_out=FEW, quiet=True)
     assert resumed.losses == whole_run.losses
@@ -85,7 +77,37 @@ def test_result_is_a_checkpoint_with_a_record(whole_run) -> None:
     assert len(record["losses"]) == record["steps"] == TINY.steps
     assert record["held_out"]["seed"] == HELD_OUT_SEED
     assert record["held_out"]["network"].keys() == {"mad", "mse", "dtssd"}
-    assert record["recipe"]["stages"][1]["high"]["ratio"] == 0.5
+    assert record["recipe"]["stages"][2]["high"]["ratio"] == 0.5
+
+
+def test_leaves_out_what_was_not_trained(whole_run) -> None:
+    model = build_model("rvm-mobilenetv3", whole_run.weights)
+    assert {name.partition(".")[0] for name in model.state_dict()} == {
+        "backbone",
+        "aspp",
+        "decoder",
+        "project_mat",
+        "refiner",
+    }
+
+
+def test_frozen_stages_move_only_their_part(tmp_path: Path) -> None:
+    def weights(steps: int) -> dict[str, torch.Tensor]:
+        train(TINY, tmp_path, seed=3, stop_after=steps, held_out=FEW, quiet=True)
+        (path,) = tmp_path.glob("checkpoint-*/average.safetensors")
+        return safetensors.torch.load_file(path)
+
+    before, after = weights(3), weights(5)
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"refiner"}
+
+
+def test_segmentation_is_trained_where_a_stage_asks(tmp_path: Path) -> None:
+    recipe = replace(TINY, stages=(replace(TINY.stages[0], steps=1, segmentation=True),))
+    result = train(recipe, tmp_path, held_out=FEW, quiet=True)
+    kept = {name.partition(".")[0] for name in safetensors.torch.load_file(result.weights)}
+    assert "project_seg" in kept
+    assert "refiner" not in kept
 
 
 def test_refuses_another_run_in_the_folder(tmp_path: Path) -> None:
