@@ -116,7 +116,7 @@ def splat_strands(layer: Layer, x: Array, y: Array, weight: Array, shade: Array,
         colour: (3,) RGB.
     """
     height, width = layer.alpha.shape
-    seen = (x > -1) & (x < width + 1) & (y > -1) & (y < height + 1)
+    seen = (x > -0.5) & (x < width + 1) & (y > -0.5) & (y < height + 1)
     if not seen.any():
         return
     column, row, area, light = x[seen] + 0.5, y[seen] + 0.5, weight[seen], shade[seen]
