@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tvm
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 from tvm import relax
 
 from mattecompress.backends.tvm.importer import import_program
@@ -49,9 +49,7 @@ class HostLibrary:
         """All outputs from all inputs, by name."""
         arguments = [tvm.runtime.from_dlpack(inputs[name].detach().contiguous()) for name in self.input_names]
         results = self.machine["main"](*arguments)
-        return {
-            name: torch.from_dlpack(result) for name, result in zip(self.output_names, results, strict=True)
-        }
+        return {name: from_dlpack(result) for name, result in zip(self.output_names, results, strict=True)}
 
     def save(self, path: Path) -> Path:
         """Write a shared library that `tvm.runtime.load_module` and `relax.VirtualMachine` take."""

@@ -19,7 +19,6 @@ from mattecompress.backends.tvm.operands import (
     Expression,
     Index,
     compose,
-    logical_index,
     select,
     storage_shape,
 )
@@ -117,7 +116,7 @@ def _mean(scope: Scope, node: fx.Node) -> Conversion:
 
 
 def _refuse_adaptive(program: Program, node: fx.Node) -> str | None:
-    size = [int(value) for value in node.args[1]]  # type: ignore[union-attr]
+    size = [int(value) for value in _filled(node, ())[1]]
     return None if size == [1, 1] else f"adaptive pooling to {size} is not implemented, only to [1, 1]"
 
 
@@ -129,7 +128,7 @@ def _refuse_mean(program: Program, node: fx.Node) -> str | None:
 
 
 def _axes(node: fx.Node) -> set[int]:
-    return {int(axis) % 4 for axis in node.args[1]}  # type: ignore[union-attr]
+    return {int(axis) % 4 for axis in _filled(node, ())[1]}
 
 
 def _filled(node: fx.Node, defaults: Sequence[Any]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ becomes 16 + 16 + 8 lanes, and a loop over a join of 24 and 16 channels is cut a
 `mark`; `cut_loops` replaces them in the scheduled function.
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -81,7 +82,7 @@ def _number(value: Any) -> int:
 
 def _sections(extent: int, cuts: Iterable[int]) -> list[tuple[int, int]]:
     bounds = [0, *sorted({cut for cut in cuts if 0 < cut < extent}), extent]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 def _end(piece: Piece) -> int:

@@ -13,8 +13,8 @@ from tvm.s_tir import Schedule
 from mattecompress.backends.tvm.bitserial import schedule_binary_convolution
 from mattecompress.backends.tvm.integer import schedule_integer_convolution
 from mattecompress.backends.tvm.packing import schedule_packing
-from mattecompress.backends.tvm.relayout import PackedFunction, replace_functions
 from mattecompress.backends.tvm.pieces import cut_loops
+from mattecompress.backends.tvm.relayout import PackedFunction, replace_functions
 from mattecompress.backends.tvm.schedule_convolution import Packing, schedule_convolution
 from mattecompress.backends.tvm.schedule_depthwise import schedule_depthwise
 from mattecompress.backends.tvm.schedule_injective import schedule_injective
