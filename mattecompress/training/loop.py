@@ -274,7 +274,7 @@ def save_weights(
         if name.partition(".")[0] not in without
     }
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(stored, temporary)
+        temporary.write_bytes(safetensors.torch.save(stored))
 
 
 def build_network(recipe: Recipe, seed: int, checkpoint: Path | None) -> Network:

@@ -1,9 +1,15 @@
 """The table of models."""
 
-import pytest
+import json
 
+import pytest
+import torch
+
+from mattecompress.data.clips import procedural_clip
+from mattecompress.metrics import mad
 from mattecompress.models import MODELS, SHIPPED, UnknownModelError, build_model, shipped_checkpoint
 from mattecompress.models.checkpoints import CheckpointError
+from mattecompress.training.evaluation import HELD_OUT_SEED
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -20,3 +26,20 @@ def test_models_without_shipped_weights_say_so() -> None:
     for name in MODELS.keys() - SHIPPED.keys():
         with pytest.raises(CheckpointError, match=f"no weights are shipped for {name}"):
             shipped_checkpoint(name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_come_with_their_record(name: str) -> None:
+    path = shipped_checkpoint(name)
+    record = json.loads(path.with_suffix(".json").read_text())
+    scores = record["held_out"]
+    assert scores["network"]["mad"] < min(scores["all_zero"]["mad"], scores["mean_alpha"]["mad"]) / 3
+    assert len(record["losses"]) == record["steps"]
+    assert path.stat().st_size <= 8 * 2**20
+
+
+@torch.no_grad()
+def test_shipped_weights_matte_a_held_out_clip() -> None:
+    clip = procedural_clip(HELD_OUT_SEED, 1, 4, 144, 256)
+    alpha = build_model("rvm-mobilenetv3")(clip.frames[None])[1][0]
+    assert mad(alpha, clip.alpha).mean() < mad(torch.zeros_like(alpha), clip.alpha).mean() / 3
