@@ -64,6 +64,8 @@ def join(device: str | None = None) -> Iterator[World]:
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device)
         return
