@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+RVM_FLOAT = "exclude=[decoder.decode0.conv.3,project_mat.*] absent=[refiner.conv.0,refiner.conv.3]"
+"""Besides the first and the last convolution and the box filter, BiVM leaves these in float; without a reduced
+resolution the refiner is not captured, and two of its convolutions still count as one-bit."""
+
 
 class NamedPipeline(Protocol):
     """A frozen dataclass of options that says which passes it stands for."""
@@ -30,7 +34,7 @@ class RvmBnn:
 
     def passes(self) -> str:
         """Partition, binarize."""
-        return "canonicalize,partition-blocks,binarize{method=bnn}"
+        return f"canonicalize,partition-blocks,binarize{{method=bnn {RVM_FLOAT}}}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class RvmDorefa:
 
     def passes(self) -> str:
         """Partition, binarize."""
-        return "canonicalize,partition-blocks,binarize{method=dorefa}"
+        return f"canonicalize,partition-blocks,binarize{{method=dorefa {RVM_FLOAT}}}"
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,16 @@ class RvmRecu:
 
     def passes(self) -> str:
         """Partition, binarize."""
-        return "canonicalize,partition-blocks,binarize{method=recu}"
+        return f"canonicalize,partition-blocks,binarize{{method=recu {RVM_FLOAT}}}"
 
 
 @dataclass(frozen=True)
 class RvmReact:
-    """Learnable thresholds and scaled sign weights, as ReActNet: BiVM Table II, row "RVM-ReAct"."""
+    """ReActNet's thresholds and scales, not its shortcuts and RPReLU: BiVM Table II, row "RVM-ReAct"."""
 
     def passes(self) -> str:
         """Partition, binarize."""
-        return "canonicalize,partition-blocks,binarize{method=react}"
+        return f"canonicalize,partition-blocks,binarize{{method=react {RVM_FLOAT}}}"
 
 
 @dataclass(frozen=True)

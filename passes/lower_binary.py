@@ -1,0 +1,220 @@
+"""y = scale_o * (B_w (*) B_a(x)) + bias_o, followed by an inference batch norm y * gamma_o + beta_o
+
+becomes  bits = [x >= threshold_c] packed,  n = B_w (*) bits in integers,  y = n * scale'_o + shift'_o  with
+scale' = scale * gamma and shift' = bias * gamma + beta.
+
+Bits and integers equal the trainable form's exactly: the threshold is the negated activation bias, and x + b >= 0
+just when x >= -b in floating point. Without a batch norm y is equal too. With one, scale' and shift' are computed in
+float64 and rounded once, so that y comes out of four roundings, no more than the two steps of the trainable form
+have; an activation within those few units of the next layer's threshold can then turn its bit.
+"""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from mattecompress.facts import DTYPE_NAMES
+from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.modules.binary import BinaryConv2d
+from mattecompress.ops.binary import choose_word, pack_depthwise_signs, pack_weight_signs
+from mattecompress.passes.fold_batch_norm import folded_affine
+from mattecompress.pipeline import Context, Pass, expect
+from mattecompress.program import Program
+
+aten = torch.ops.aten
+matte = torch.ops.matte
+
+
+@dataclass(frozen=True)
+class LowerBinary(Pass):
+    """Turn trainable one-bit convolutions into packed ones; afterwards none is called.
+
+    A layer that cannot be packed becomes a float convolution of signs, which the pass's note names with the reason.
+
+    strict: refuse a program with such a layer.
+    """
+
+    strict: bool = False
+    name: ClassVar[str] = "lower-binary"
+
+    def requires(self, program: Program) -> None:
+        """Under strict, every layer can be packed."""
+        refusals = _refusals(program) if self.strict else {}
+        expect(not refusals, f"cannot pack {_list(refusals)}: lower without strict to compute it in float")
+
+    def ensures(self, program: Program) -> None:
+        """No trainable one-bit convolution is left."""
+        expect(not program.called_modules(BinaryConv2d), "a one-bit convolution is still trainable")
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        """Lower each call; those that read the same bits in the same region share one packing."""
+        refusals = _refusals(program)
+        modules = {call: program.module(call) for call in program.called_modules(BinaryConv2d)}
+        if not modules:
+            return None
+        for path in {str(call.target) for call in modules}:
+            program.add_module(path, nn.Module())
+        writer = _Writer(program)
+        for call, module in modules.items():
+            assert isinstance(module, BinaryConv2d)
+            writer.lower(call, module, packed=call not in refusals)
+        counts = writer.counts
+        in_float = f"; in float: {_list(refusals)}" if refusals else ""
+        return (
+            f"{counts['packed']} convolutions packed, reading {counts['packings']} packings, "
+            f"{counts['norms']} batch norms folded{in_float}"
+        )
+
+
+def _refusals(program: Program) -> dict[fx.Node, str]:
+    """The calls that cannot be packed, with the reason."""
+    refusals = {}
+    for call in program.called_modules(BinaryConv2d):
+        facts = program.facts(_input(call))
+        if facts.dtype is not torch.float32:
+            refusals[call] = f"it reads {DTYPE_NAMES[facts.dtype or torch.int64]}, packing reads f32"
+        elif len(facts.shape) != 4:
+            refusals[call] = f"it reads {facts.type_text}, packing reads (N,C,H,W)"
+    return refusals
+
+
+def _list(refusals: dict[fx.Node, str]) -> str:
+    return ", ".join(f"{call.target} ({reason})" for call, reason in refusals.items())
+
+
+def _input(call: fx.Node) -> fx.Node:
+    (x,) = call.all_input_nodes
+    return x
+
+
+@dataclass
+class _Writer:
+    """Writes nodes and constants into the program in place of calls."""
+
+    program: Program
+    constants: dict[str, fx.Node] = field(default_factory=dict)
+    packings: dict[tuple[object, ...], fx.Node] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def lower(self, call: fx.Node, module: BinaryConv2d, packed: bool) -> None:
+        """Replace one call, and the batch norm that alone reads it."""
+        norm = self.norm_behind(call)
+        scale, shift = _affine(module, None if norm is None else self.program.module(norm))
+        with self.program.graph.inserting_before(call):
+            sums = self.packed_sums(call, module) if packed else self.float_sums(call, module)
+            result = self.scaled(call, sums, scale, shift)
+        for old in [call] if norm is None else [norm, call]:
+            old.replace_all_uses_with(result)
+            self.program.graph.erase_node(old)
+        self.counts["norms"] += norm is not None
+        self.counts["packed"] += packed
+
+    def norm_behind(self, call: fx.Node) -> fx.Node | None:
+        user, *others = call.users or [None]
+        if user is None or others or user.op != "call_module":
+            return None
+        return user if isinstance(self.program.module(user), BatchNorm2d) else None
+
+    def packed_sums(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
+        """The int32 convolution of packed bits."""
+        config = module.config
+        groups = 1 if config.is_depthwise else config.groups
+        channels = config.inputs // groups
+        word = choose_word(channels)
+        bits = self.packing(call, module, groups, word)
+        geometry = [list(config.stride), list(config.padding), list(config.dilation)]
+        pack = pack_depthwise_signs if config.is_depthwise else pack_weight_signs
+        weight = self.constant(f"{call.target}.weight_bits", pack(module.binary_weight().detach(), word))
+        target, grouping = matte.binary_depthwise_conv2d.default, []
+        if not config.is_depthwise:
+            target, grouping = matte.binary_conv2d.default, [groups]
+        end = [*grouping, module.encoding, config.border]
+        sums = self.node(call, target, bits, weight, channels, *geometry, *end)
+        sums.meta["facts"] = self.program.facts(call)
+        return sums
+
+    def packing(self, call: fx.Node, module: BinaryConv2d, groups: int, word: int) -> fx.Node:
+        """The packed bits of what the call reads: those of an earlier call where they are the same."""
+        threshold = module.threshold()
+        if threshold is not None and not threshold.any():
+            threshold = None
+        values = None if threshold is None else tuple(threshold.tolist())
+        key = (_input(call), self.program.facts(call).region, module.encoding, groups, word, values)
+        if key not in self.packings:
+            limits = None if threshold is None else self.constant(f"{call.target}.threshold", threshold)
+            if module.encoding == "units":
+                arguments: tuple[Any, ...] = (matte.pack_units.default, _input(call), groups, word)
+            else:
+                arguments = (matte.pack_signs.default, _input(call), limits, groups, word)
+            self.packings[key] = self.node(call, *arguments)
+            self.counts["packings"] += 1
+        return self.packings[key]
+
+    def float_sums(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
+        """The same sums in floating point, in the type of what the call reads."""
+        config, x = module.config, _input(call)
+        dtype = self.program.facts(x).dtype
+        low, limits = -1.0, module.threshold()
+        if module.encoding == "units":
+            low, above = 0.0, self.node(call, aten.gt.Scalar, x, 0.5)
+        elif limits is None:
+            above = self.node(call, aten.ge.Scalar, x, 0.0)
+        else:
+            limit = self.constant(f"{call.target}.threshold", limits[:, None, None].to(dtype))
+            above = self.node(call, aten.ge.Tensor, x, limit)
+        ends = [
+            self.constant(f"{call.target}.{name}", torch.tensor(value, dtype=dtype))
+            for name, value in (("high", 1.0), ("low", low))
+        ]
+        values, padding = self.node(call, aten.where.self, above, *ends), list(config.padding)
+        if config.border:
+            around = [padding[1], padding[1], padding[0], padding[0]]
+            values, padding = self.node(call, aten.constant_pad_nd.default, values, around, 1.0), [0, 0]
+        weight = self.constant(f"{call.target}.weight_signs", module.binary_weight().detach().to(dtype))
+        geometry = [list(config.stride), padding, list(config.dilation), config.groups]
+        return self.node(call, aten.conv2d.default, values, weight, None, *geometry)
+
+    def scaled(self, call: fx.Node, sums: fx.Node, scale: Tensor, shift: Tensor) -> fx.Node:
+        """sums * scale + shift, less what changes nothing; one of the two stays to turn integers into floats."""
+        x = self.program.facts(_input(call))
+        shape = (1,) * (len(x.shape) - 3) + (-1, 1, 1)
+        steps = []
+        if shift.any():
+            steps.append((aten.add.Tensor, "shift", shift))
+        if not steps or not (scale == 1).all():
+            steps.insert(0, (aten.mul.Tensor, "scale", scale))
+        for target, name, value in steps:
+            constant = self.constant(f"{call.target}.{name}", value.reshape(shape).to(x.dtype))
+            sums = self.node(call, target, sums, constant)
+        return sums
+
+    def node(self, call: fx.Node, target: Any, *arguments: Any) -> fx.Node:
+        """A call of an operator that stands where `call` stood; shapes follow when the pass is done."""
+        node = self.program.graph.call_function(target, arguments)
+        node.meta["facts"] = self.program.facts(call).but(precision=None)
+        return node
+
+    def constant(self, name: str, value: Tensor) -> fx.Node:
+        """The tensor under its name; under a numbered one where a shared layer needs several."""
+        known = self.constants
+        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        name = next(n for n in names if n not in known or torch.equal(self.program.tensor(known[n]), value))
+        if name not in known:
+            known[name] = self.program.constant(name, value)
+        return known[name]
+
+
+@torch.no_grad()
+def _affine(module: BinaryConv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """The float32 (O,) factor and summand that turn the layer's integers into what the batch norm yields."""
+    scale = module.output_scale().double().flatten().expand(module.config.outputs)
+    shift = torch.zeros_like(scale) if module.bias is None else module.bias.double()
+    if norm is not None:
+        assert isinstance(norm, BatchNorm2d)
+        factor, summand = folded_affine(norm)
+        scale, shift = scale * factor, shift * factor + summand
+    return scale.float(), shift.float()
