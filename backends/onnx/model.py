@@ -48,7 +48,7 @@ def export_model(program: Program, simplify: bool = True) -> Any:
     model = _assemble(program, translation)
     if simplify:
         model = _simplify(model)
-    _annotate(model, {operation.output: operation for operation in translation.writer.operations})
+    _annotate(model, program, {operation.output: operation for operation in translation.writer.operations})
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -68,15 +68,13 @@ def _assemble(program: Program, translation: Translation) -> Any:
     opsets = [helper.make_opsetid("", functions.OPSET)]
     if needed:
         opsets.append(helper.make_opsetid(functions.DOMAIN, functions.VERSION))
-    model = helper.make_model(
+    return helper.make_model(
         graph,
         opset_imports=opsets,
         functions=[_function(name) for name in needed],
         ir_version=IR_VERSION,
         producer_name="mattecompress",
     )
-    helper.set_model_props(model, _properties(program))
-    return model
 
 
 def _properties(program: Program) -> dict[str, str]:
@@ -142,12 +140,16 @@ def _simplify(model: Any) -> Any:
     return simplified
 
 
-def _annotate(model: Any, operations: dict[str, Operation]) -> None:
-    """Write each node's facts into its metadata, after simplification, which may drop them."""
+def _annotate(model: Any, program: Program, operations: dict[str, Operation]) -> None:
+    """Write the program's facts into the metadata, in place of what simplification has left there."""
+    del model.metadata_props[:]
+    for key, value in _properties(program).items():
+        model.metadata_props.add(key=key, value=value)
+    for function in model.functions:
+        del function.metadata_props[:]
     for node in model.graph.node:
-        operation = operations.get(node.output[0])
-        if operation is None:
-            continue
         del node.metadata_props[:]
-        for key, value in sorted(operation.notes.items()):
+        operation = operations.get(node.output[0])
+        notes = operation.notes if operation else {}
+        for key, value in sorted(notes.items()):
             node.metadata_props.add(key=f"mattecompress.{key}", value=value)

@@ -68,16 +68,36 @@ def _transposed_convolution(call: Call) -> str:
 
 
 def _window(call: Call) -> dict[str, Any]:
-    kernel = _pair(call["kernel_size"])
+    kernel, padding = _pair(call["kernel_size"]), _pair(call["padding"])
     stride = _pair(call["stride"]) if call["stride"] else kernel
-    if call["ceil_mode"] and any(s > k for s, k in zip(stride, kernel, strict=True)):
-        raise RefusalError("ceil_mode with a stride above the kernel size")
+    dilation = _pair(call.arguments.get("dilation", [1]))
     return {
         "kernel_shape": kernel,
         "strides": stride,
-        "pads": pads(_pair(call["padding"])),
-        "ceil_mode": int(call["ceil_mode"]),
+        "pads": pads(padding),
+        "ceil_mode": int(call["ceil_mode"] and _rounds_up(call, kernel, stride, padding, dilation)),
     }
+
+
+def _rounds_up(
+    call: Call, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> bool:
+    """Whether ceil_mode adds a window; torch, unlike ONNX, drops one that would start beyond the input."""
+    given, wanted = call.facts("self").shape[-2:], call.facts(call.node).shape[-2:]
+    if any(isinstance(size, str) for size in given):
+        if any(padding) or any(s > k for s, k in zip(stride, kernel, strict=True)):
+            raise RefusalError(
+                "ceil_mode with padding or gaps needs a fixed resolution: run set-resolution first"
+            )
+        return True
+    sizes, results = [int(size) for size in given], [int(size) for size in wanted]
+    axes = list(zip(sizes, kernel, stride, padding, dilation, strict=True))
+    spans = [size + 2 * p - d * (k - 1) - 1 for size, k, _, p, d in axes]
+    lower = [span // s + 1 for span, s in zip(spans, stride, strict=True)]
+    upper = [-(-span // s) + 1 for span, s in zip(spans, stride, strict=True)]
+    if results not in (lower, upper):
+        raise RefusalError("ceil_mode that adds a window on one axis and drops it on the other")
+    return results != lower
 
 
 def _average_pool(call: Call) -> str:

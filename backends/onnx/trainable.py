@@ -78,7 +78,10 @@ def _quantized_and_back(call: Call, module: FakeQuantize, scale: Tensor, zero_po
 
 @torch.no_grad()
 def _binary_convolution(call: Call) -> str:
-    """scale * (signs of w convolved with signs or units of x) + bias; the sum in the middle is exact."""
+    """scale * (signs of w convolved with signs or units of x) + bias; the sum in the middle is exact.
+
+    `Round` changes no sum: it keeps optimizers from multiplying the scale into the signs.
+    """
     module = call.module
     assert isinstance(module, BinaryConv2d)
     config, writer, path = module.config, call.writer, str(call.node.target)
@@ -96,7 +99,8 @@ def _binary_convolution(call: Call) -> str:
         dilations=list(config.dilation),
         group=config.groups,
     )
-    scaled = call.emit("Mul", sums, writer.tensor(f"{path}.scale", module.output_scale()))
+    whole = call.emit("Round", sums)
+    scaled = call.emit("Mul", whole, writer.tensor(f"{path}.scale", module.output_scale()))
     if module.bias is None:
         return scaled
     return call.emit("Add", scaled, writer.tensor(f"{path}.bias", module.bias[:, None, None]))

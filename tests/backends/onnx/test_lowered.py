@@ -1,0 +1,163 @@
+import onnx
+import onnx.parser
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mattecompress.backends.onnx import functions
+from mattecompress.backends.onnx.lowered import RULES
+from mattecompress.backends.onnx.translate import refusal
+from mattecompress.ops import binary, integer
+from tests.backends.onnx.nets import assert_same, both, compiled, image, initializers, operators, program_of
+from tests.ops.cases import Convolution, convolutions
+
+matte = torch.ops.matte
+words = st.sampled_from(binary.WORDS)
+encodings = st.sampled_from(binary.ENCODINGS)
+borders = st.sampled_from([0, 1])
+
+
+def input_of(case: Convolution, channels: int) -> torch.Tensor:
+    return image(case.batch, channels, case.height, case.width, seed=case.seed)
+
+
+@given(convolutions(channels=20), words, st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_packing(case: Convolution, word: int, thresholded: bool):
+    channels = case.channels * case.groups
+    tensors = {"threshold": image(channels, seed=1)} if thresholded else {}
+    x = input_of(case, channels)
+    assert_same(lambda x, threshold=None: matte.pack_signs(x, threshold, case.groups, word), x, 0, **tensors)
+    assert_same(lambda x: matte.pack_units(x, case.groups, word), x, 0)
+
+
+@given(convolutions(channels=20, outputs=6), words, encodings, borders)
+@settings(max_examples=15, deadline=None)
+def test_binary_convolution(case: Convolution, word: int, encoding: str, border: int):
+    channels, outputs = case.channels * case.groups, case.outputs * case.groups
+    weight = binary.pack_weight_signs(image(outputs, case.channels, *case.kernel, seed=case.seed + 1), word)
+
+    def convolve(x, weight):
+        pack = matte.pack_signs(x, None, case.groups, word)
+        bits = pack if encoding == "signs" else matte.pack_units(x, case.groups, word)
+        return matte.binary_conv2d(
+            bits,
+            weight,
+            case.channels,
+            case.stride,
+            case.padding,
+            case.dilation,
+            case.groups,
+            encoding,
+            border,
+        )
+
+    assert_same(convolve, input_of(case, channels), 0, weight=weight)
+
+
+@given(convolutions(channels=20), words, encodings, borders)
+@settings(max_examples=15, deadline=None)
+def test_binary_depthwise_convolution(case: Convolution, word: int, encoding: str, border: int):
+    weight = binary.pack_depthwise_signs(image(case.channels, 1, *case.kernel, seed=case.seed + 1), word)
+
+    def convolve(x, weight):
+        signs = encoding == "signs"
+        bits = matte.pack_signs(x, None, 1, word) if signs else matte.pack_units(x, 1, word)
+        return matte.binary_depthwise_conv2d(
+            bits, weight, case.channels, case.stride, case.padding, case.dilation, encoding, border
+        )
+
+    assert_same(convolve, input_of(case, case.channels), 0, weight=weight)
+
+
+@given(convolutions(channels=12, outputs=6), st.integers(2, 8), st.data())
+@settings(max_examples=20, deadline=None)
+def test_quantized_convolution(case: Convolution, bits: int, data: st.DataObject):
+    channels, outputs = case.channels * case.groups, case.outputs * case.groups
+    high = 1 << bits - 1
+    generator = torch.Generator().manual_seed(case.seed)
+    shape = (outputs, case.channels, *case.kernel)
+    codes = torch.randint(-high, high, shape, generator=generator, dtype=torch.int8)
+    weight = integer.pack_int4(codes) if bits <= 4 else codes
+    zero_point = data.draw(st.integers(0, 255))
+
+    def convolve(x, weight):
+        q = matte.quantize(x, 0.01, zero_point, 8)
+        return matte.quantized_conv2d(
+            q, weight, zero_point, bits, case.kernel, case.stride, case.padding, case.dilation, case.groups
+        )
+
+    assert_same(convolve, input_of(case, channels), 0, weight=weight)
+
+
+def test_the_largest_sums_are_exact():
+    """Every product at its extreme: no saturation of pairs, no sum rounded to float32."""
+    weight = torch.full((2, 512, 3, 3), -128, dtype=torch.int8)
+
+    def convolve(x, weight):
+        q = matte.quantize(x, 1.0, 0, 8)
+        return matte.quantized_conv2d(q, weight, 0, 8, [3, 3], [1, 1], [0, 0], [1, 1], 1)
+
+    expected, given_value = both(
+        program_of(convolve, (1, 512, 5, 5), weight=weight), torch.full((1, 512, 5, 5), 999.0)
+    )
+    assert torch.equal(expected, given_value)
+    assert int(expected.min()) == -128 * 255 * 512 * 9
+
+
+@given(st.floats(1e-3, 10), st.integers(2, 8), st.data())
+@settings(max_examples=20, deadline=None)
+def test_quantize_and_back(scale: float, bits: int, data: st.DataObject):
+    zero_point = data.draw(st.integers(0, 2**bits - 1))
+    x = torch.cat([image(1, 3, 5, 7).flatten(), (torch.arange(-40, 40) + 0.5) * scale])
+    assert_same(lambda x: matte.quantize(x, scale, zero_point, bits), x, 0)
+    assert_same(
+        lambda x: matte.dequantize(matte.quantize(x, scale, zero_point, bits), scale, zero_point), x, 0
+    )
+
+
+def test_what_lies_between_codes_is_not_fused():
+    """ONNX Runtime would merge these into integer kernels, which round once less."""
+
+    def average(x):
+        q = matte.quantize(x, 0.05, 31, 8)
+        pooled = torch.sigmoid(torch.nn.functional.avg_pool2d(matte.dequantize(q, 0.05, 31), 2))
+        return matte.quantize(pooled + matte.dequantize(q, 0.05, 31)[:, :, ::2, ::2], 0.013, 90, 8)
+
+    assert_same(average, image(1, 4, 32, 32), 0)
+
+
+def four_bit(x, weight):
+    q = matte.quantize(x, 0.1, 3, 4)
+    sums = matte.quantized_conv2d(q, weight, 3, 4, [3, 3], [1, 1], [1, 1], [1, 1], 1)
+    return matte.pack_signs(sums * 0.5, None, 1, 8)
+
+
+def test_functions_keep_their_names_through_simplification():
+    weight = integer.pack_int4(torch.randint(-8, 8, (5, 3, 3, 3), dtype=torch.int8))
+    artifact = compiled(program_of(four_bit, (1, 3, 6, 6), weight=weight))
+    called = [name for name in operators(artifact) if name.startswith("matte::")]
+    assert called == ["matte::quantize", "matte::quantized_conv2d", "matte::pack_signs"]
+    held = {function.name for function in onnx.load_from_string(artifact.data).functions}
+    assert held == {"quantize", "quantized_conv2d", "pack_signs", "pack_bits"}
+    assert initializers(artifact)["weight.int4"] == onnx.TensorProto.INT4
+
+
+def test_a_zero_point_outside_the_codes_is_refused():
+    program = program_of(lambda x: matte.dequantize(matte.quantize(x, 0.1, -3, 8), 0.1, -3), (1, 3, 6, 6))
+    reasons = [refusal(program, node) for node in program.operations()]
+    assert reasons == ["zero_point -3 is no uint8 code"] * 2
+
+
+def test_every_operation_has_a_function():
+    assert {target._schema.name.removeprefix("matte::") for target in RULES} <= set(functions.FUNCTIONS)
+    assert {name for names in functions.NEEDS.values() for name in names} <= set(functions.FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", functions.FUNCTIONS)
+def test_functions_are_made_of_standard_operators(name):
+    function = onnx.parser.parse_function(functions.source(name))
+    onnx.checker.check_function(function)
+    own = {node.op_type for node in function.node if node.domain == functions.DOMAIN}
+    assert own == set(functions.NEEDS.get(name, ()))
