@@ -1,0 +1,95 @@
+"""The TVM backend: a lowered program of fixed size in, compiled code for a target out."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import tvm
+from torch import Tensor, fx
+
+from mattecompress.backends import Artifact, Backend
+from mattecompress.backends.tvm import importer
+from mattecompress.backends.tvm.compile import HostLibrary, compile_host, lower
+from mattecompress.backends.tvm.executable import ExecutableArtifact, emit_executable, emit_library
+from mattecompress.backends.tvm.targets import Target, TargetError, find_target
+from mattecompress.program import Program
+
+
+@dataclass(frozen=True)
+class SharedObject:
+    """A library for TVM's runtime on this machine."""
+
+    library: HostLibrary
+    file_name: str
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """All outputs from all inputs, by name."""
+        return self.library.run(**inputs)
+
+    def save(self, folder: Path) -> tuple[Path, ...]:
+        """Write the library into a folder."""
+        return (self.library.save(folder / self.file_name),)
+
+
+@dataclass(frozen=True)
+class Freestanding:
+    """Kernels that are still to be linked: as a program or as a static library, neither with a runtime."""
+
+    module: tvm.IRModule
+    program: Program
+    target: Target
+    emit: Literal["exe", "lib"]
+    linker: str | None
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """All outputs from all inputs, by a program linked for the occasion; emulated where the target needs it."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.link(Path(folder)).run(**inputs)
+
+    def link(self, folder: Path) -> ExecutableArtifact:
+        """The program, written into a folder."""
+        name = f"{self.program.name}-{self.target.name}"
+        return emit_executable(self.module, self.program, self.target, folder, name, self.linker)
+
+    def save(self, folder: Path) -> tuple[Path, ...]:
+        """Write the program, or the library and its header, into a folder."""
+        if self.emit == "exe":
+            return (self.link(folder).path,)
+        made = emit_library(self.module, self.program, self.target, folder, self.program.name, self.linker)
+        return made.path, made.header
+
+
+@dataclass(frozen=True)
+class Tvm(Backend):
+    """Compiles for one target.
+
+    target: a name that `mattecompress targets` lists.
+    emit: `so` for TVM's runtime on this machine, `exe` for a static program, `lib` for a static library.
+    linker: the C compiler that links, else the first that is found.
+    """
+
+    target: str = "host"
+    emit: Literal["so", "exe", "lib"] = "so"
+    linker: str | None = None
+    name: ClassVar[str] = "tvm"
+
+    def supports(self, program: Program, node: fx.Node) -> str | None:
+        """None where there is a kernel for the node, else the reason why not."""
+        return importer.supports(program, node)
+
+    def compile(self, program: Program) -> Artifact:
+        """Scheduled kernels for the target; linked when the artifact is saved or run.
+
+        Raises:
+            TargetError: the target is unknown, or `so` was asked for another machine.
+            UnsupportedError: some node has no kernel.
+        """
+        target = find_target(self.target)
+        if self.emit == "so" and not target.is_host:
+            raise TargetError(f"--emit so is for this machine; for {target.name} take --emit exe or lib")
+        self.check(program)
+        module = lower(program, target)
+        if self.emit == "so":
+            return SharedObject(compile_host(module, target), f"{program.name}.so")
+        return Freestanding(module, program, target, self.emit, self.linker)
