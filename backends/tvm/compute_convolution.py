@@ -34,27 +34,31 @@ class Geometry:
         return position * self.stride[axis] + step * self.dilation[axis]
 
 
-def gather(x: te.Tensor, padding: tuple[int, int]) -> te.Tensor:
-    """The input with zeros around it, computing views on the way; the input itself where there is nothing to do."""
+def gather(x: te.Tensor, padding: tuple[int, int], depth: int) -> te.Tensor:
+    """The input with zeros around it and up to `depth` channels, computing views on the way.
+
+    It is the input itself where there is nothing to do.
+    """
     rows, columns = padding
-    if isinstance(x.op, te.PlaceholderOp) and padding == (0, 0):
-        return x
     batch, height, width, channels = (int(size) for size in x.shape)
+    if isinstance(x.op, te.PlaceholderOp) and padding == (0, 0) and depth == channels:
+        return x
 
     def element(n: Index, i: Index, j: Index, c: Index) -> Expression:
         inside = [i >= rows, i < height + rows] if rows else []
         inside += [j >= columns, j < width + columns] if columns else []
+        inside += [c < channels] if depth > channels else []
         value = x(n, i - rows, j - columns, c)
         return select(te.all(*inside), value, constant(0.0)) if inside else value
 
-    return te.compute((batch, height + 2 * rows, width + 2 * columns, channels), element, name="gather")
+    return te.compute((batch, height + 2 * rows, width + 2 * columns, depth), element, name="gather")
 
 
 def convolution(x: te.Tensor, weight: te.Tensor, geometry: Geometry, groups: int = 1) -> te.Tensor:
-    """x (N,H,W,I) and weight (KH,KW,I/groups,O) to (N,OH,OW,O)."""
+    """x (N,H,W,I) and weight (KH,KW,I/groups,O) to (N,OH,OW,O); rows of zeros may follow the weights of one group."""
     batch, height, width, _ = (int(size) for size in x.shape)
     kernel_rows, kernel_columns, depth, outputs = (int(size) for size in weight.shape)
-    source = gather(x, geometry.padding)
+    source = gather(x, geometry.padding, depth * groups)
     kh, kw = te.reduce_axis((0, kernel_rows), "kh"), te.reduce_axis((0, kernel_columns), "kw")
     ci = te.reduce_axis((0, depth), "ci")
 
@@ -70,7 +74,7 @@ def convolution(x: te.Tensor, weight: te.Tensor, geometry: Geometry, groups: int
 def depthwise(x: te.Tensor, weight: te.Tensor, geometry: Geometry) -> te.Tensor:
     """x (N,H,W,C) and weight (KH,KW,C) to (N,OH,OW,C)."""
     batch, height, width, channels = (int(size) for size in x.shape)
-    source = gather(x, geometry.padding)
+    source = gather(x, geometry.padding, channels)
     kh = te.reduce_axis((0, geometry.kernel[0]), "kh")
     kw = te.reduce_axis((0, geometry.kernel[1]), "kw")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx
 from tvm import te
 
@@ -11,6 +12,9 @@ from mattecompress.backends.tvm.conversion import Conversion, Scope
 from mattecompress.backends.tvm.operands import CONVOLUTION, compose
 
 aten = torch.ops.aten
+
+DEPTH_MULTIPLE = 4
+"""Gathered inputs get zero channels up to a multiple of this, so that they load as vectors."""
 
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
@@ -21,8 +25,14 @@ def convert(scope: Scope, node: fx.Node) -> Conversion:
     channels = scope.shape(x)[1]
     geometry = Geometry(tuple(weight.shape[2:]), stride, padding, dilation)  # type: ignore[arg-type]
     is_depthwise = groups == channels == weight.shape[0] and groups > 1
+    source = scope.view(x)
+    gathers = padding != (0, 0) or not source.is_stored
     laid_out = weight.detach().permute(2, 3, 1, 0).contiguous()
-    operands = [scope.view(x), scope.constant((laid_out[:, :, 0] if is_depthwise else laid_out).numpy())]
+    if is_depthwise:
+        laid_out = laid_out[:, :, 0]
+    elif gathers and groups == 1:
+        laid_out = F.pad(laid_out, (0, 0, 0, -channels % DEPTH_MULTIPLE))
+    operands = [source, scope.constant(laid_out.numpy())]
     if bias is not None:
         operands.append(scope.constant(bias.detach().numpy()))
 

@@ -16,6 +16,7 @@ from mattecompress.backends.tvm.targets import Target
 
 LATENCY = 8  # fused multiply-adds in flight that keep the units busy
 LARGEST_BLOCK = 16
+ELEMENT_BITS, ELEMENTS = 128, 4  # NEON multiplies by one element of a register
 NEAR_BYTES = {512: 256 << 10, 256: 128 << 10, 128: 64 << 10}
 
 
@@ -83,14 +84,18 @@ def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int
     io, im, ii = s.split(i, [None, block_rows // tile.rows, tile.rows])
     jo, ji = s.split(j, [None, tile.columns])
     oo, oi = s.split(o, [None, tile.channels])
-    s.reorder(n, io, oo, im, jo, kh, kw, ci, ii, ji, oi)
+    by_element = target.vector_bits == ELEMENT_BITS and int(s.get(ci).extent) % ELEMENTS == 0
+    co, ck = s.split(ci, [None, ELEMENTS if by_element else 1])
+    s.reorder(n, io, oo, im, jo, kh, kw, co, ck, ii, ji, oi)
     s.reverse_compute_at(stages.epilogue, jo, preserve_unit_loops=True)
+    if by_element:
+        _load_elements(s, stages.main, co)
     if stages.gather is not None:
         schedule_gather(s, stages.gather, io, target.lanes())
     s.set_scope(stages.main, 0, "local")
     mark(s, oi, vector_pieces(tile.channels, target.lanes()))
-    s.unroll(ii)
-    s.unroll(ji)
+    for loop in (ck, ii, ji):
+        s.unroll(loop)
     initial = s.decompose_reduction(stages.main, kh)
     for nest in (initial, stages.epilogue):
         *_, row, column, lane = s.get_loops(nest)
@@ -98,6 +103,16 @@ def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int
         s.unroll(column)
         if nest is stages.epilogue:
             mark(s, lane, vector_pieces(tile.channels, target.lanes()))
+
+
+def _load_elements(s: Schedule, main: Any, place: Any) -> None:
+    """Load neighbouring input channels of every pixel as one vector, whose elements then multiply the weights."""
+    copy = s.cache_read(main, 0, "local")
+    s.compute_at(copy, place, preserve_unit_loops=True)
+    *_, row, column, channel = s.get_loops(copy)
+    s.unroll(row)
+    s.unroll(column)
+    s.vectorize(channel)
 
 
 def _block_rows(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int) -> int:
