@@ -139,8 +139,9 @@ def _statement(step: Step, symbols: Mapping[str, str]) -> str:
 def _expression(place: Place) -> str:
     if place.kind in ("arena", "constant"):
         return f"{'a' if place.kind == 'arena' else 'w'} + {place.value}u"
-    names = {"input": "(void *)in", "output": "out", "old": "old", "new": "new"}
-    return f"{names[place.kind]}[{place.value}]"
+    if place.kind in ("old", "new"):
+        return f"{place.kind}{place.value}"
+    return f"(void *)in[{place.value}]" if place.kind == "input" else f"out[{place.value}]"
 
 
 def _render(template: str, values: Mapping[str, object]) -> str:

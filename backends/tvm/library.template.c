@@ -34,15 +34,6 @@ const {{ name }}_tensor {{ name }}_{{ kind }}[] = {
 {% endfor %}
 const size_t {{ name }}_memory = BYTES + 63 + sizeof({{ name }}_stream);
 
-static const struct { size_t input, output, bytes, slot[2]; } states[] = {
-{%- for state in states %}
-  { {{- state.input }}, {{ state.output }}, {{ state.bytes }}u, { {{- state.offsets[0] }}u, {{ state.offsets[1] }}u}},
-{%- else %}
-  {0, 0, 0, {0, 0}},
-{%- endfor %}
-};
-enum { STATES = {{ states | length }} };
-
 {{ name }}_stream *{{ name }}_create(void) {
   {{ name }}_stream *self = malloc(sizeof *self);
   if (!self) return NULL;
@@ -58,7 +49,9 @@ enum { STATES = {{ states | length }} };
 
 void {{ name }}_reset({{ name }}_stream *self) {
   self->phase = 0;
-  for (size_t i = 0; i < STATES; i++) memset(self->arena + states[i].slot[0], 0, states[i].bytes);
+{%- for state in states %}
+  memset(self->arena + {{ state.offsets[0] }}u, 0, {{ state.bytes }}u);
+{%- endfor %}
 }
 
 void {{ name }}_destroy({{ name }}_stream *self) {
@@ -69,12 +62,12 @@ void {{ name }}_destroy({{ name }}_stream *self) {
 /* The places: a = arena, w = weights, in and out = the caller's pointers, old and new = slots of the states. */
 static void frame(unsigned char *a, const void *const *in, void *const *out, unsigned phase) {
   unsigned char *const w = (unsigned char *){{ name }}_weights;
-  unsigned char *old[STATES + 1], *new[STATES + 1];
-  for (size_t i = 0; i < STATES; i++) {
-    old[i] = a + states[i].slot[phase];
-    new[i] = a + states[i].slot[!phase];
-  }
-  (void)a, (void)in, (void)out, (void)old, (void)new, (void)w;
+{%- for state in states %}
+  unsigned char *const old{{ loop.index0 }} = a + (phase ? {{ state.offsets[1] }}u : {{ state.offsets[0] }}u);
+  unsigned char *const new{{ loop.index0 }} = a + (phase ? {{ state.offsets[0] }}u : {{ state.offsets[1] }}u);
+  (void)old{{ loop.index0 }}, (void)new{{ loop.index0 }};
+{%- endfor %}
+  (void)a, (void)in, (void)out, (void)w, (void)phase;
 {%- for step in steps %}
   {{ step }};
 {%- endfor %}
@@ -88,14 +81,16 @@ void {{ name }}_run({{ name }}_stream *self, const void *const *inputs, void *co
   };
   for (size_t i = 0; i < {{ outputs | length }}; i++)
     if (outputs[i] && !{{ name }}_outputs[i].state) out[i] = outputs[i];
-  for (size_t i = 0; i < STATES; i++)
-    if (inputs[states[i].input])
-      memcpy(self->arena + states[i].slot[self->phase], inputs[states[i].input], states[i].bytes);
+{%- for state in states %}
+  if (inputs[{{ state.input }}])
+    memcpy(self->arena + (self->phase ? {{ state.offsets[1] }}u : {{ state.offsets[0] }}u), inputs[{{ state.input }}], {{ state.bytes }}u);
+{%- endfor %}
   frame(self->arena, inputs, out, self->phase);
   self->phase ^= 1;
-  for (size_t i = 0; i < STATES; i++)
-    if (outputs[states[i].output])
-      memcpy(outputs[states[i].output], self->arena + states[i].slot[self->phase], states[i].bytes);
+{%- for state in states %}
+  if (outputs[{{ state.output }}])
+    memcpy(outputs[{{ state.output }}], self->arena + (self->phase ? {{ state.offsets[1] }}u : {{ state.offsets[0] }}u), {{ state.bytes }}u);
+{%- endfor %}
 }
 
 void {{ name }}_process_frame({{ name }}_stream *self

@@ -13,6 +13,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
+from tvm.target import codegen
 
 from mattecompress.backends.tvm.plan import ITEM_BYTES, PlanError, align
 from mattecompress.backends.tvm.targets import Target
@@ -54,6 +55,10 @@ def compile_kernels(
         if size:
             scratch[name] = size
     final = tirx.transform.LowerIntrin()(tvm.IRModule(ready))
+    if target.fused:
+        final = tvm.IRModule(
+            {name: _with_fused_products(function) for name, function in final.functions_items()}
+        )
     built = tvm.get_global_func("target.build.llvm")(final, target.tvm())
     return KernelObject(built, symbols, scratch)
 
@@ -104,6 +109,18 @@ def _with_pointers(function: tirx.PrimFunc) -> tirx.PrimFunc:
     bound = [tirx.DeclBuffer(b, data=p) for b, p in zip(function.params, pointers, strict=True)]
     body = tirx.SeqStmt([*bound, function.body])
     return tirx.PrimFunc(pointers, body, None, function.attrs)
+
+
+def _with_fused_products(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Make every `a * b + c` that may be fused one that is, so that all targets round alike."""
+    optional, certain = map(codegen.llvm_lookup_intrinsic_id, ("llvm.fmuladd", "llvm.fma"))
+
+    def fuse(call: tvm.ir.Call) -> Any:
+        if getattr(call.op, "name", "") != "tirx.call_llvm_pure_intrin" or int(call.args[0]) != optional:
+            return call
+        return tirx.call_intrin(call.ty, call.op, tirx.const(certain, "uint32"), *call.args[1:])
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, fuse)))
 
 
 def _hoist_scratch(function: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, int]:
