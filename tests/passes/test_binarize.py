@@ -15,7 +15,7 @@ from mattecompress.passes.binarize import Binarize
 from mattecompress.passes.lower_binary import LowerBinary
 from mattecompress.pipeline import PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.program import Level, Program
+from mattecompress.program import Level, Program, StatePair
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
@@ -23,6 +23,11 @@ from mattecompress.text_parser import parse_program
 METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react")
 EVERYTHING = {"exclude_first": False, "exclude_last": False}
 BINARY_WEIGHTS = 3_715_120
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 def program_of(net: nn.Module, channels: int = 4) -> Program:
@@ -135,13 +140,30 @@ def test_an_excluded_call_keeps_its_shared_layer_float() -> None:
     assert "shared (first), shared (shares its weight with %conv2d, first), last (last)" in result.notes
 
 
-def test_layers_in_a_row_after_the_last_state() -> None:
-    """A layer that only a state reads is not the last."""
+def test_ends_are_found_by_the_graph() -> None:
     program = program_of(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)))
     assert list(layers(Binarize("bnn")(program).program)) == ["2"]
     assert list(layers(Binarize("bnn", exclude_last=False)(program).program)) == ["2", "3"]
     assert list(layers(Binarize("bnn", exclude_first=False)(program).program)) == ["0", "2"]
     assert list(layers(Binarize("bnn", ("2",), False, False)(program).program)) == ["0", "3"]
+
+
+class Memory(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.remember, self.last = (nn.Conv2d(4, 4, 1) for _ in range(3))
+
+    def forward(self, x: Tensor, h: Tensor) -> list[Tensor]:
+        y = self.first(x)
+        return [self.last(y + h), self.remember(y)]
+
+
+def test_a_layer_that_only_a_state_reads_is_not_the_last() -> None:
+    shape = (1, 4, 6, 6)
+    signature = Signature((("x", shape), ("h", shape)), ("y", "h_next"), (StatePair("h", "h_next"),))
+    result = Binarize("bnn")(capture(Memory().eval(), signature, "memory"))
+    assert result.notes == "1 of 3 convolutions in one bit; float: first (first), last (last)"
+    assert list(layers(result.program)) == ["remember"]
 
 
 def test_a_weight_at_the_top_gets_a_path_of_its_own() -> None:
