@@ -1,0 +1,236 @@
+"""Ranges for quantizers: values seen while clips run through a program, and the ends of range that cost least.
+
+A range is judged by mean |x - x_hat|^2.4, the score of BRECQ and QDrop. Candidates are the extremes times a factor:
+0.05, 0.10 ... 1.00, then hundredths around the best of these (BRECQ and QDrop try every hundredth). Both ends move
+together; then, where there are values on both sides of 0, each end alone, low before high, twice. This stands for
+QDrop's two-sided search over every width and zero point.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from mattecompress.errors import UserError
+from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
+from mattecompress.passes.set_resolution import SetResolution
+from mattecompress.program import Program
+from mattecompress.propagation import program_symbols
+from mattecompress.stream import Stream
+
+POWER = 2.4
+COARSE = tuple(1 - 0.05 * step for step in range(20))
+FINE = tuple(0.01 * step for step in range(-4, 5) if step)
+ROUNDS = 2
+SAMPLES = 1 << 15
+
+Progress = Callable[[int, int, str], None]
+RangeMethod = Literal["mse", "min-max"]
+
+
+class CalibrationError(UserError):
+    """Clips are absent or do not fit the program, or a value that is not finite was met."""
+
+
+@dataclass
+class Observation:
+    """What was seen of one tensor: its extremes over all frames, and a sample of its values."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+    pieces: list[Tensor] = field(default_factory=list)
+
+    @property
+    def samples(self) -> Tensor:
+        """Float32, one axis; about `SAMPLES` values, evenly from all frames."""
+        return torch.cat(self.pieces)
+
+    def add(self, value: Tensor, count: int, generator: torch.Generator) -> None:
+        """Take in the tensor of one frame, `count` values of it at random places.
+
+        Raises:
+            FloatingPointError: a value is not finite.
+        """
+        low, high = (end.item() for end in value.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise FloatingPointError("values that are not finite")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        flat = value.flatten()
+        if flat.numel() > count:
+            flat = flat[torch.randint(flat.numel(), (count,), generator=generator)]
+        self.pieces.append(flat.float().clone())
+
+
+class _Observer(fx.Interpreter):
+    """Runs a program and takes in the values of the nodes that are asked for."""
+
+    def __init__(self, program: Program, take: Callable[[str, Tensor], None]) -> None:
+        super().__init__(program.graph_module)
+        self.program = program
+        self.take = take
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.take(n.name, value)
+        return value
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        values = self.run(*(inputs[name] for name in self.program.input_names))
+        return dict(zip(self.program.output_names, values, strict=True))
+
+
+def observe(
+    program: Program,
+    names: Iterable[str],
+    clips: Sequence[Tensor],
+    seed: int = 0,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, Observation]:
+    """Run every clip frame by frame, states carried from zero within a clip, and watch the nodes called `names`.
+
+    clips: each (T,3,H,W) float32 in 0..1; a program of open sizes takes the clips' sizes.
+    seed: decides which values are kept.
+
+    Raises:
+        CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
+    """
+    _check_clips(program, clips)
+    seen = {name: Observation() for name in names}
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(len(clip) for clip in clips)
+    share = -(-SAMPLES // total)
+
+    def take(name: str, value: Tensor) -> None:
+        if name in seen:
+            try:
+                seen[name].add(value, share, generator)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"%{name} holds {error}") from error
+
+    for done, (place, stream, frame) in enumerate(_walk(program, clips, take), start=1):
+        try:
+            stream(frame)
+        except FloatingPointError as error:
+            raise CalibrationError(f"{error} on {place}: check the clips and the weights") from error
+        progress(done, total, "calibrate")
+    return seen
+
+
+def _walk(
+    program: Program, clips: Sequence[Tensor], take: Callable[[str, Tensor], None]
+) -> Iterator[tuple[str, Stream, Tensor]]:
+    """Each frame with its place in words and the stream that it goes through next."""
+    streams: dict[tuple[int, int], Stream] = {}
+    for number, clip in enumerate(clips, start=1):
+        height, width = clip.shape[2:]
+        if (height, width) not in streams:
+            sized = _sized(program, height, width)
+            streams[height, width] = Stream(sized, _Observer(sized, take))
+        stream = streams[height, width]
+        stream.reset()
+        for index, frame in enumerate(clip, start=1):
+            yield f"frame {index} of clip {number}", stream, frame.unsqueeze(0)
+
+
+def _sized(program: Program, height: int, width: int) -> Program:
+    return SetResolution(height, width)(program).program if program_symbols(program) else program
+
+
+def _check_clips(program: Program, clips: Sequence[Tensor]) -> None:
+    if sum(len(clip) for clip in clips) == 0:
+        raise CalibrationError(
+            "calibration needs clips and none were given: add --calibration with a video or a folder of clips, "
+            "or in Python Context(clips=[frames]) with frames (T,3,H,W) float32 in 0..1"
+        )
+    frames = [node for node in program.inputs if node.target not in {state.input for state in program.states}]
+    if len(frames) != 1:
+        names = ", ".join(str(node.target) for node in frames)
+        raise CalibrationError(f"calibration feeds one frame at a time; this program also takes {names}")
+    wanted = program.facts(frames[0]).shape
+    for number, clip in enumerate(clips, start=1):
+        given = (1, *clip.shape[1:])
+        fits = clip.ndim == 4 and all(
+            isinstance(want, str) or want == have for want, have in zip(wanted, given, strict=True)
+        )
+        if not fits:
+            shape, text = list(clip.shape), ",".join(map(str, wanted))
+            raise CalibrationError(
+                f"clip {number} is {shape}, the program takes [{text}]: resize the frames, or capture another size"
+            )
+
+
+class _Search:
+    """The factors of both extremes that are best so far for each row of `values`, and their score."""
+
+    def __init__(self, values: Tensor, low: Tensor, high: Tensor, config: QuantizerConfig) -> None:
+        self.values, self.low, self.high, self.config = values, low, high, config
+        self.peak = torch.maximum(-low, high).clamp_min(torch.finfo(torch.float32).tiny)
+        self.below, self.above = torch.ones_like(low), torch.ones_like(high)
+        self.score = self.rate(self.below, self.above)
+
+    def rate(self, below: Tensor, above: Tensor) -> Tensor:
+        affine = self.config.affine(self.low * below, self.high * above)
+        scale, zero_point = (part.unsqueeze(1) for part in affine)
+        codes = (self.values / scale).round_().add_(zero_point).clamp_(self.config.low, self.config.high)
+        error = codes.sub_(zero_point).mul_(scale).sub_(self.values).div_(self.peak.unsqueeze(1))
+        return error.abs_().pow_(POWER).mean(1)
+
+    def offer(self, below: Tensor, above: Tensor) -> None:
+        score = self.rate(below, above)
+        better = score < self.score
+        self.below, self.above = (
+            torch.where(better, below, self.below),
+            torch.where(better, above, self.above),
+        )
+        self.score = torch.where(better, score, self.score)
+
+    def sweep(self, move_low: bool, move_high: bool) -> None:
+        """Coarse factors for the ends that move, then fine ones around each row's best."""
+        below, above = self.below, self.above
+        candidates = [torch.full_like(below, factor) for factor in COARSE]
+        for factor in candidates:
+            self.offer(factor if move_low else below, factor if move_high else above)
+        best = self.below if move_low else self.above
+        for step in FINE:
+            factor = (best + step).clamp(COARSE[-1], 1)
+            self.offer(factor if move_low else below, factor if move_high else above)
+
+
+@torch.no_grad()
+def search_range(values: Tensor, low: Tensor, high: Tensor, config: QuantizerConfig) -> tuple[Tensor, Tensor]:
+    """The ends of range of least score for each row, by the search at the top of this module.
+
+    values: float32 (rows, n).
+    low, high: float32 (rows,), the extremes, which may lie beyond those of `values`.
+    """
+    search = _Search(values, low.clamp(max=0), high.clamp(min=0), config)
+    search.sweep(True, True)
+    if not config.symmetric and low.lt(0).any() and high.gt(0).any():
+        for _ in range(ROUNDS):
+            search.sweep(True, False)
+            search.sweep(False, True)
+    return search.low * search.below, search.high * search.above
+
+
+def fit_weights(quantizer: FakeQuantize, weight: Tensor, method: RangeMethod) -> None:
+    """Give a quantizer of one scale per index of axis 0 its scales for `weight`, float32 (O, ...)."""
+    rows = weight.detach().flatten(1)
+    low, high = rows.aminmax(dim=1)
+    _fit(quantizer, rows, low, high, method)
+
+
+def fit_activations(quantizer: FakeQuantize, seen: Observation, method: RangeMethod) -> None:
+    """Give a quantizer of one scale its scale and zero point for a tensor that was observed."""
+    low, high = torch.tensor([seen.low]), torch.tensor([seen.high])
+    _fit(quantizer, seen.samples.unsqueeze(0), low, high, method)
+
+
+def _fit(quantizer: FakeQuantize, rows: Tensor, low: Tensor, high: Tensor, method: RangeMethod) -> None:
+    if method == "mse":
+        low, high = search_range(rows, low, high, quantizer.config)
+    quantizer.set_affine(*quantizer.config.affine(low, high))
