@@ -97,6 +97,15 @@ def _silu(call: Call) -> str:
     return call.emit("Mul", value, call.emit("Sigmoid", value))
 
 
+def _sigmoid(call: Call) -> str:
+    """ONNX Runtime's `Sigmoid` is 0 below -18 and coarse above; where signs are taken, 1 / (1 + exp(-x)) stands."""
+    value = call.value("self", call.dtype)
+    if not call.writer.takes_signs:
+        return call.emit("Sigmoid", value)
+    grown = call.emit("Exp", call.emit("Neg", value))
+    return call.emit("Reciprocal", call.emit("Add", grown, call.writer.numbers(1.0, call.dtype)))
+
+
 def _inverse_root(call: Call) -> str:
     return call.emit("Reciprocal", call.emit("Sqrt", call.value("self", call.dtype)))
 
@@ -171,7 +180,7 @@ RULES: Mapping[Any, Rule] = {
     aten.relu6.default: lambda call: call.emit(
         "Clip", call.value("self"), *(call.writer.numbers(bound, call.dtype) for bound in (0.0, 6.0))
     ),
-    aten.sigmoid.default: _unary("Sigmoid"),
+    aten.sigmoid.default: _sigmoid,
     aten.tanh.default: _unary("Tanh"),
     aten.exp.default: _unary("Exp"),
     aten.log.default: _unary("Log"),

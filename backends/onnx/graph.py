@@ -71,9 +71,13 @@ def element_type(dtype: torch.dtype | None) -> str:
 
 
 class Writer:
-    """Collects operations and initializers; every value has one name, kept unique."""
+    """Collects operations and initializers; every value has one name, kept unique.
 
-    def __init__(self, reserved: Sequence[str] = ()) -> None:
+    takes_signs: the program reads signs of values, so that the tails of functions matter however small they are.
+    """
+
+    def __init__(self, reserved: Sequence[str] = (), takes_signs: bool = False) -> None:
+        self.takes_signs = takes_signs
         self.operations: list[Operation] = []
         self.initializers: dict[str, Initializer] = {}
         self.values: dict[fx.Node, str] = {}

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from mattecompress.backends.onnx import elementwise, lowered, shaping, spatial, trainable
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError, Writer
+from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.program import Program
 
 OPERATORS = {**elementwise.RULES, **shaping.RULES, **spatial.RULES, **lowered.RULES}
@@ -39,7 +41,7 @@ def translate(program: Program) -> Translation:
     Raises:
         RefusalError: a node has no exact ONNX form.
     """
-    writer = Writer([*program.input_names, *program.output_names])
+    writer = Writer([*program.input_names, *program.output_names], _takes_signs(program))
     names = _computed_outputs(program)
     for node in program.graph.nodes:
         match node.op:
@@ -52,6 +54,10 @@ def translate(program: Program) -> Translation:
     outputs = {name: _output(writer, name, writer.values[node]) for name, node in program.outputs.items()}
     _drop_unread(writer, set(outputs.values()))
     return Translation(writer, outputs)
+
+
+def _takes_signs(program: Program) -> bool:
+    return bool(program.called_modules(BinaryConv2d) or program.find(torch.ops.matte.pack_signs.default))
 
 
 def _computed_outputs(program: Program) -> dict[fx.Node, str]:
