@@ -169,7 +169,6 @@ def schedule_binary_depthwise(schedule: Any) -> str | None:
     schedule.compute_at(counts, word, preserve_unit_loops=True)
     _, _, pixel, _, bit, row, column = schedule.get_loops(counts)[-7:]
     schedule.reorder(row, column, pixel, bit)
-    schedule.set_scope(counts, 0, "local")
     schedule.vectorize(bit)
     for loop in (pixel, column):
         schedule.unroll(loop)

@@ -117,7 +117,6 @@ def schedule_packing(schedule: Any) -> str | None:
     lanes = 2 * Registers.of(current_target()).bytes // 4
     for block in comparisons:
         schedule.compute_at(block, pixel, preserve_unit_loops=True)
-        schedule.set_scope(block, 0, "local")
         loop = schedule.get_loops(block)[-1]
         width = gcd(int(schedule.get(loop).extent), lanes)
         if schedule.get(block).name_hint == FLAGS:

@@ -17,6 +17,8 @@ Schedule = Any
 MOST_PIXELS, MOST_VECTORS = 16, 8
 REST = 2
 """Registers for a broadcast word and an intermediate result."""
+STACK_BYTES = 1024
+"""TVM puts smaller buffers of scope `global` on the stack, where LLVM turns them into registers."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def choose_tile(outputs: int, pixels: int, unit: int, registers: Registers) -> T
         if outputs // lanes % vectors == 0
         and pixels % width == 0
         and (vectors == 1 or vectors * width + vectors + REST <= registers.count)
+        and vectors * width * lanes * unit < STACK_BYTES
     ]
     return min(candidates, key=lambda tile: (loads_per_operation(tile), tile.vectors))
 
@@ -139,7 +142,6 @@ def _accumulate_at(schedule: Schedule, block: Any, place: Any, tile: Tile) -> li
     pixel, outputs = loops[2:4]
     vector, lane = schedule.split(outputs, [tile.vectors, tile.lanes])
     schedule.reorder(*reductions, pixel, vector, lane)
-    schedule.set_scope(block, 0, "local")
     schedule.vectorize(lane)
     schedule.unroll(vector)
     schedule.unroll(pixel)
