@@ -9,6 +9,7 @@ from tvm import relax
 
 from mattecompress import ops
 from mattecompress.backends.tvm.bitserial import emit_binary_conv2d
+from mattecompress.backends.tvm.bitserial_depthwise import emit_binary_depthwise_conv2d
 from mattecompress.backends.tvm.conversion import Conversion, Scope
 from mattecompress.backends.tvm.integer import emit_dequantize, emit_quantize, emit_quantized_conv2d
 from mattecompress.backends.tvm.operands import OPAQUE, in_memory
@@ -23,6 +24,7 @@ EMITTERS: dict[Any, Emitter] = {
     matte.pack_signs.default: emit_pack_signs,
     matte.pack_units.default: emit_pack_units,
     matte.binary_conv2d.default: emit_binary_conv2d,
+    matte.binary_depthwise_conv2d.default: emit_binary_depthwise_conv2d,
     matte.quantize.default: emit_quantize,
     matte.dequantize.default: emit_dequantize,
     matte.quantized_conv2d.default: emit_quantized_conv2d,

@@ -11,6 +11,7 @@ from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.bitserial import schedule_binary_convolution
+from mattecompress.backends.tvm.bitserial_depthwise import schedule_binary_depthwise
 from mattecompress.backends.tvm.integer import schedule_integer_convolution
 from mattecompress.backends.tvm.packing import schedule_packing
 from mattecompress.backends.tvm.pieces import cut_loops
@@ -47,6 +48,7 @@ RULES: dict[str, Rule] = {
     "convolution": schedule_convolution,
     "depthwise": schedule_depthwise,
     "binary convolution": adapted(schedule_binary_convolution),
+    "binary depthwise": adapted(schedule_binary_depthwise),
     "integer convolution": adapted(schedule_integer_convolution),
     "packing": adapted(schedule_packing),
     "pooling": schedule_pooling,
