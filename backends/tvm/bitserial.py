@@ -21,10 +21,17 @@ from typing import Any
 
 import numpy as np
 from torch import fx
-from tvm import relax, te
+from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute_convolution import Geometry
-from mattecompress.backends.tvm.intrinsics import add_bytes, count_bytes, current_target
+from mattecompress.backends.tvm.intrinsics import (
+    accumulate_counts,
+    add_bytes,
+    add_pairs,
+    count_bytes,
+    counting,
+    current_target,
+)
 from mattecompress.backends.tvm.operands import CONVOLUTION
 from mattecompress.backends.tvm.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.window import (
@@ -64,7 +71,13 @@ class BinaryPlan:
     unit: int
     words: int
     chunks: tuple[int, int, int]
+    counting: str
     tile: Tile
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether counts go to 16 bits at once, instead of filling bytes first."""
+        return self.counting.startswith("pairs")
 
 
 def emit_binary_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
@@ -90,7 +103,9 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
     per_group = outputs // values["groups"]
     unit = choose_unit(octets, per_group, registers)
     words = ceil(octets / unit)
-    chunks = choose_chunks(rows, columns, words)
+    tile = choose_tile(per_group, window.extent(size[1], 1), unit, registers)
+    kind = counting(current_target(), unit, tile.lanes, rows * columns * words)
+    chunks = choose_chunks(rows, columns, words) if not kind.startswith("pairs") else (1, 1, 1)
     return BinaryPlan(
         window=window,
         size=size,
@@ -99,7 +114,8 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
         unit=unit,
         words=ceil(words / chunks[2]) * chunks[2],
         chunks=chunks,
-        tile=choose_tile(per_group, window.extent(size[1], 1), unit, registers),
+        counting=kind,
+        tile=tile,
     )
 
 
@@ -141,7 +157,7 @@ def lay_out_words(weight: Array, plan: BinaryPlan) -> Array:
 
 def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: BinaryPlan) -> te.Tensor:
     """The kernel, int32 (N, OH, OW, O)."""
-    target, window, (rows, columns) = current_target(), plan.window, plan.window.kernel
+    window, (rows, columns) = plan.window, plan.window.kernel
     dtype = f"uint{8 * plan.unit}"
     words = gather_words(source, window, plan.groups, plan.words, dtype, border=0)
     block = plan.tile.outputs
@@ -151,23 +167,38 @@ def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, p
     steps = [te.reduce_axis((0, extent), name) for extent, name in zip(pieces, "klm", strict=True)]
     chunks = [te.reduce_axis((0, count), name) for count, name in zip(plan.chunks, "abc", strict=True)]
 
-    def count(n: Expression, y: Expression, x: Expression, o: Expression, *chunk: Expression) -> Expression:
-        row, column, word = (c * piece + s for c, piece, s in zip(chunk, pieces, steps, strict=True))
+    accumulate = te.comm_reducer(
+        lambda total, counts: accumulate_counts(plan.counting, total, counts),
+        lambda dtype: tirx.const(0, dtype),
+    )
+
+    def bit_counts(
+        n: Expression, y: Expression, x: Expression, o: Expression, *chunk: Expression
+    ) -> Expression:
+        places = (c * piece + step for c, piece, step in zip(chunk or (0, 0, 0), pieces, steps, strict=True))
+        row, column, word = places
         channel = word if plan.groups == 1 else o // (outputs // plan.groups) * plan.words + word
         bits = words(n, window.tap(y, row, 0), window.tap(x, column, 1), channel)
-        return te.sum(count_bytes(bits ^ weight(o // block, row, column, word, o % block)), axis=steps)
+        return count_bytes(bits ^ weight(o // block, row, column, word, o % block))
 
-    counts = te.compute((*shape, *plan.chunks), count, name="counts")
-    total = te.compute(
-        shape,
-        lambda n, y, x, o: te.sum(add_bytes(counts(n, y, x, o, *chunks), target), axis=chunks),
-        name="total",
-    )
+    def add_up(chunk: Expression) -> Expression:
+        if plan.counting == "dot":
+            return accumulate(chunk, axis=chunks)
+        return te.sum(add_bytes(chunk), axis=chunks)
+
+    if plan.in_pairs:
+        total = te.compute(shape, lambda *index: accumulate(bit_counts(*index), axis=steps), name="total")
+    else:
+        counts = te.compute(
+            (*shape, *plan.chunks), lambda *index: te.sum(bit_counts(*index), axis=steps), name="counts"
+        )
+        total = te.compute(shape, lambda *index: add_up(counts(*index, *chunks)), name="total")
     tile = plan.tile
 
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
-        constant_part = read_table(table, window, plan.size, y, x, o)
-        return constant_part - plan.factor * total(n, y, x, o)
+        value = total(n, y, x, o)
+        value = add_pairs(plan.counting, value) if plan.in_pairs else value.astype("int32")
+        return read_table(table, window, plan.size, y, x, o) - plan.factor * value
 
     return te.compute(shape, result, name=RESULT, attrs={"tile": [tile.lanes, tile.vectors, tile.pixels]})
 
@@ -181,5 +212,9 @@ def schedule_binary_convolution(schedule: Any) -> str | None:
     numbers = result_tile(schedule, RESULT)
     if numbers is None:
         return "no binary convolution"
-    schedule_tiles(schedule, ("counts", "total"), RESULT, Tile(*numbers))
+    names = [
+        schedule.get(block).name_hint for block in schedule.get_child_blocks(schedule.get_sblock("root"))
+    ]
+    accumulators = [name for name in ("counts", "total") if name in names]
+    schedule_tiles(schedule, accumulators, RESULT, Tile(*numbers))
     return None

@@ -6,6 +6,9 @@ vectoriser widens a call to all lanes; only then does its rule below spell it fo
 
     count_bytes(x)    bits set in each byte of a lane, left in that byte
     add_bytes(x)      the bytes of a lane, unsigned, summed to int32
+    accumulate_counts(s, x)  the bytes of x added in neighbouring pairs to the 16-bit halves of s (`pairs`), or all
+                      four to s (`dot`)
+    add_pairs(s)      the 16-bit halves of a lane, unsigned, summed to int32
     multiply(a, b)    a0*b0 + a1*b1 + a2*b2 + a3*b3 of the signed bytes of two int32 lanes (of unsigned `a` for
                       `vnni`); for `smull` and `smlal`, `b` is four lanes that `pair_bytes` has reordered and `a`
                       is one word for all
@@ -28,6 +31,8 @@ Expression = Any
 Rule = Callable[[Any], Expression]
 
 _DESCRIPTION = "mattecompress: bytes packed into lanes"
+MOST_PAIRS = 4095
+"""Pairs of counts of up to 8 that 16 bits can hold."""
 _GATHER = 0x0102040810204080
 _LOW_BYTES = {2: 0x00FF, 4: 0x00FF00FF}
 
@@ -75,13 +80,35 @@ def count_bytes(x: Expression) -> Expression:
     return tirx.popcount(x) if dtype == "uint8" else tirx.call_intrin(dtype, "tirx.matte_count_bytes", x)
 
 
-def add_bytes(x: Expression, target: Target) -> Expression:
+def add_bytes(x: Expression) -> Expression:
     """The bytes of unsigned `x` summed to int32."""
-    if _dtype(x) == "uint8":
-        return x.astype("int32")
+    return x.astype("int32") if _dtype(x) == "uint8" else tirx.call_intrin("int32", "tirx.matte_add_bytes", x)
+
+
+def counting(target: Target, unit: int, lanes: int, steps: int) -> str:
+    """How to sum `steps` byte counts in vectors of `lanes` lanes of `unit` bytes.
+
+    `pairs_*`: NEON adds neighbouring bytes to 16 bits as they come. Elsewhere bytes add up until they are full, and
+    go to an int32 by a dot product with ones (`dot`) or by shifts (`plain`).
+    """
     family = instruction_set(target)
-    suffix = family if family in ("aarch64", "arm") else "other"
-    return tirx.call_intrin("int32", f"tirx.matte_add_bytes_{suffix}", x)
+    if unit > 1 and family in ("aarch64", "arm") and lanes * unit in (8, 16) and steps <= MOST_PAIRS:
+        return f"pairs_{family}"
+    if unit == 4 and family == "x86" and multiplication(target, lanes, 0) == "vnni":
+        return "dot"
+    return "plain"
+
+
+def accumulate_counts(kind: str, total: Expression, counts: Expression) -> Expression:
+    """`total` and the bytes of `counts`, both of one unsigned type; `kind` is `dot` or `pairs_*` of `counting`."""
+    return tirx.call_intrin(_dtype(total), f"tirx.matte_accumulate_{kind}", total, counts)
+
+
+def add_pairs(kind: str, x: Expression) -> Expression:
+    """The 16-bit halves of unsigned `x` summed to int32; `kind` as from `counting`."""
+    if _dtype(x) == "uint16":
+        return x.astype("int32")
+    return tirx.call_intrin("int32", f"tirx.matte_add_{kind}", x)
 
 
 def multiply(kind: str, a: Expression, b: Expression) -> Expression:
@@ -109,6 +136,10 @@ def _shape(x: Expression) -> tuple[int, int]:
     return dtype.lanes, dtype.bits // 8
 
 
+def _dtype_of_lane(x: Expression) -> str:
+    return f"uint{8 * _shape(x)[1]}"
+
+
 def _vector(name: str, lanes: int) -> str:
     return name if lanes == 1 else f"{name}x{lanes}"
 
@@ -126,34 +157,63 @@ def _count_bytes(call: Any) -> Expression:
 
 
 def _add_bytes(call: Any) -> Expression:
-    (x,) = call.args
+    return _add_bytes_of(call.args[0])
+
+
+def _add_bytes_of(x: Expression) -> Expression:
     lanes, size = _shape(x)
-    dtype, low = f"uint{8 * size}", _LOW_BYTES[size]
-    mask, eight = _splat(low, dtype, lanes), _splat(8, dtype, lanes)
+    dtype = _dtype_of_lane(x)
+    mask, eight = _splat(_LOW_BYTES[size], dtype, lanes), _splat(8, dtype, lanes)
     pairs = (x & mask) + ((x >> eight) & mask)
     if size == 4:
         pairs = (pairs + (pairs >> _splat(16, dtype, lanes))) & _splat(0xFFFF, dtype, lanes)
     return pairs.astype(_vector("int32", lanes))
 
 
-def _add_bytes_neon(prefix: str) -> Rule:
+def _add_neighbours(prefix: str, bits: int, x: Expression) -> Expression:
+    """Neighbouring unsigned pieces of `bits` bits, added to twice their size, by NEON's pairwise long addition."""
+    lanes, size = _shape(x)
+    count = lanes * size * 8 // bits
+    dtype = f"uint{2 * bits}x{count // 2}"
+    name = f"{prefix}.v{count // 2}i{2 * bits}.v{count}i{bits}"
+    return tirx.call_llvm_pure_intrin(dtype, name, tirx.reinterpret(f"uint{bits}x{count}", x))
+
+
+def _accumulate_pairs(prefix: str) -> Rule:
+    """One `uadalp`; a scalar, which only an unscheduled kernel has, is taken apart by shifts."""
+
+    def rule(call: Any) -> Expression:
+        total, counts = call.args
+        lanes, size = _shape(counts)
+        if lanes * size not in (8, 16):
+            mask, eight = (_splat(value, _dtype_of_lane(counts), lanes) for value in (_LOW_BYTES[size], 8))
+            return total + (counts & mask) + ((counts >> eight) & mask)
+        pairs = _add_neighbours(prefix, 8, counts)
+        return tirx.reinterpret(_dtype(total), tirx.reinterpret(_dtype(pairs), total) + pairs)
+
+    return rule
+
+
+def _add_pairs(prefix: str) -> Rule:
     def rule(call: Any) -> Expression:
         (x,) = call.args
         lanes, size = _shape(x)
-        count = lanes * size
-        if count not in (8, 16):
-            return _add_bytes(call)
-        pairs = tirx.call_llvm_pure_intrin(
-            f"uint16x{count // 2}",
-            f"{prefix}.v{count // 2}i16.v{count}i8",
-            tirx.reinterpret(f"uint8x{count}", x),
-        )
-        if size == 2:
-            return pairs.astype(_vector("int32", lanes))
-        name = f"{prefix}.v{lanes}i32.v{count // 2}i16"
-        return tirx.reinterpret(f"int32x{lanes}", tirx.call_llvm_pure_intrin(f"uint32x{lanes}", name, pairs))
+        if lanes * size in (8, 16):
+            return tirx.reinterpret(f"int32x{lanes}", _add_neighbours(prefix, 16, x))
+        low, high = _splat(0xFFFF, "uint32", lanes), _splat(16, "uint32", lanes)
+        return ((x & low) + (x >> high)).astype(_vector("int32", lanes))
 
     return rule
+
+
+def _accumulate_dot(call: Any) -> Expression:
+    total, counts = call.args
+    lanes, _ = _shape(counts)
+    if lanes == 1:
+        return total + _add_bytes_of(counts).astype("uint32")
+    ones = _splat(0x01010101, "int32", lanes)
+    signed = (tirx.reinterpret(f"int32x{lanes}", x) for x in (total, counts))
+    return tirx.reinterpret(_dtype(total), _dot(_vnni, *signed, ones))
 
 
 def _bytes(x: Expression) -> Expression:
@@ -251,9 +311,12 @@ def _are_neighbours(loads: list[Any]) -> bool:
 
 _RULES: dict[str, Rule] = {
     "count_bytes": _count_bytes,
-    "add_bytes_aarch64": _add_bytes_neon("llvm.aarch64.neon.uaddlp"),
-    "add_bytes_arm": _add_bytes_neon("llvm.arm.neon.vpaddlu"),
-    "add_bytes_other": _add_bytes,
+    "add_bytes": _add_bytes,
+    "accumulate_pairs_aarch64": _accumulate_pairs("llvm.aarch64.neon.uaddlp"),
+    "accumulate_pairs_arm": _accumulate_pairs("llvm.arm.neon.vpaddlu"),
+    "add_pairs_aarch64": _add_pairs("llvm.aarch64.neon.uaddlp"),
+    "add_pairs_arm": _add_pairs("llvm.arm.neon.vpaddlu"),
+    "accumulate_dot": _accumulate_dot,
     "multiply_sdot": _dot_instruction(_sdot),
     "multiply_vnni": _dot_instruction(_vnni),
     "multiply_madd": _multiply_madd,
