@@ -1,5 +1,6 @@
-"""RVM with real or random weights, through ONNX Runtime: three frames with the states carried."""
+"""RVM through ONNX Runtime: float, one-bit and quantized, with the states carried."""
 
+import onnx
 import pytest
 import torch
 
@@ -7,24 +8,33 @@ from mattecompress.backends import load_backend
 from mattecompress.backends.onnx import Onnx
 from mattecompress.backends.onnx.agreement import compare
 from mattecompress.capture import capture
+from mattecompress.data.clips import procedural_clip
 from mattecompress.models import build_model
 from mattecompress.models.signatures import rvm_signature
+from mattecompress.passes.set_resolution import SetResolution
+from mattecompress.pipeline import Context
+from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.stream import Stream
+from tests.backends.onnx.nets import initializers, operators
+
+matte = torch.ops.matte
 
 FLOAT = 1e-4
 
 
 @pytest.fixture(scope="module")
-def rvm(shared_data) -> Program:
-    path = shared_data / "rvm_mobilenetv3.safetensors"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} in {shared_data}")
-    network = build_model("rvm-mobilenetv3", path)
-    return capture(network, rvm_signature("rvm-mobilenetv3", (64, 96)), "rvm")
+def open_rvm() -> Program:
+    """With the shipped weights; batch, height and width open."""
+    return capture(build_model("rvm-mobilenetv3"), rvm_signature("rvm-mobilenetv3"), "rvm")
 
 
-def untrained(model: str, size: tuple[int, int] | None, ratio: float = 1, **options) -> Program:
+@pytest.fixture(scope="module")
+def rvm(open_rvm) -> Program:
+    return SetResolution(64, 96)(open_rvm).program
+
+
+def untrained(model: str, size: tuple[int, int], ratio: float = 1, **options) -> Program:
     torch.manual_seed(0)
     network = build_model(model, untrained=True, **options)
     fixed = {} if ratio == 1 else {"downsample_ratio": ratio}
@@ -34,31 +44,53 @@ def untrained(model: str, size: tuple[int, int] | None, ratio: float = 1, **opti
 def test_float_rvm_over_three_frames(rvm):
     artifact = load_backend("onnx")().compile(rvm)
     ours, theirs = Stream(rvm), Stream(rvm, artifact.run)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        frame = torch.rand(1, 3, 64, 96, generator=generator)
-        expected, given = ours(frame), theirs(frame)
+    for image in procedural_clip(0, 0, 3, 64, 96).frames:
+        expected, given = ours(image.unsqueeze(0)), theirs(image.unsqueeze(0))
         assert list(given) == list(rvm.output_names)
         for name, value in expected.items():
             torch.testing.assert_close(given[name], value, rtol=0, atol=FLOAT)
 
 
-def test_open_sizes():
-    program = untrained("rvm-mobilenetv3", None)
-    artifact = Onnx().compile(program)
+def test_open_sizes(open_rvm):
+    artifact = Onnx().compile(open_rvm)
     for height, width in ((32, 48), (80, 64)):
         shapes = [(3, 1), (16, 2), (20, 4), (40, 8), (64, 16)]
-        names = program.input_names
+        names = open_rvm.input_names
         inputs = {
             n: torch.rand(2, c, height // s, width // s) for n, (c, s) in zip(names, shapes, strict=True)
         }
         with torch.no_grad():
-            expected = program.run(**inputs)
+            expected = open_rvm.run(**inputs)
         for name, value in artifact.run(**inputs).items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=FLOAT)
 
 
-@pytest.mark.parametrize("refiner", ["deep_guided_filter", "fast_guided_filter"])
+@pytest.mark.parametrize("text", ["rvm-bnn", "rvm-react,lower-binary", "rvm-dorefa,lower-binary"])
+def test_one_bit_rvm(rvm, text):
+    """Sums are integers and thresholds are the same, so signs turn nowhere."""
+    program = parse_pipeline(text).run(rvm)
+    artifact = Onnx(verify=False).compile(program)
+    assert max(agreement.worst for agreement in compare(program, artifact, frames=3)) < FLOAT
+    if "lower" in text:
+        called = [name for name in operators(artifact) if name.startswith("matte::binary")]
+        assert len(called) == len(program.find(matte.binary_conv2d.default)) + len(
+            program.find(matte.binary_depthwise_conv2d.default)
+        )
+        assert len(called) > 50
+
+
+def test_quantized_rvm(rvm):
+    clip = procedural_clip(0, 0, 2, 64, 96).frames
+    program = parse_pipeline("canonicalize,fold-batch-norm,quantize{weights=4 range=min-max}").run(rvm, Context(clips=[clip]))
+    artifact = Onnx().compile(program)
+    stored = initializers(artifact).values()
+    assert len([kind for kind in stored if kind == onnx.TensorProto.INT4]) > 70
+    assert operators(artifact).count("QuantizeLinear") == operators(artifact).count("DequantizeLinear") / 2
+
+
+@pytest.mark.parametrize(
+    "refiner", ["deep_guided_filter", pytest.param("fast_guided_filter", marks=pytest.mark.slow)]
+)
 def test_refiners(refiner):
     program = untrained("rvm-mobilenetv3", (60, 84), 0.5, refiner=refiner)
     agreements = compare(program, Onnx(verify=False).compile(program), frames=3)
