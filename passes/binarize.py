@@ -8,6 +8,7 @@ convolution stay float as in BiVM, whose Table II also counts the squeeze-and-ex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -77,7 +78,8 @@ class Binarize(Pass):
             _call_module(program, node, paths[weight])
         if not chosen:
             return None
-        program.source = replace(program.source, absent=tuple(map(self._count_absent, program.source.absent)))
+        absent = chain.from_iterable(map(self._count_absent, program.source.absent))
+        program.source = replace(program.source, absent=tuple(absent))
         floats = _list_floats(reasons)
         return f"{len(chosen)} of {len(reasons)} convolutions in one bit{floats and f'; float: {floats}'}"
 
@@ -105,10 +107,20 @@ class Binarize(Pass):
             return "excluded"
         return end if {"first": self.exclude_first, "last": self.exclude_last, None: False}[end] else None
 
-    def _count_absent(self, part: AbsentParameter) -> AbsentParameter:
+    def _count_absent(self, part: AbsentParameter) -> list[AbsentParameter]:
+        """A weight that the capture left out, in one bit, and what its layer would learn beside it."""
         path, _, leaf = part.name.rpartition(".")
         counted = leaf == "weight" and any(fnmatchcase(path, pattern) for pattern in self.absent)
-        return replace(part, bits=ONE_BIT.weight_bits) if counted and len(part.shape) == 4 else part
+        if not counted or len(part.shape) != 4:
+            return [part]
+        outputs, inputs = part.shape[:2]
+        binary = replace(part, bits=ONE_BIT.weight_bits)
+        match self.method:
+            case "react":
+                return [binary, AbsentParameter(f"{path}.activation_bias", (inputs,))]
+            case "recu":
+                return [binary, AbsentParameter(f"{path}.scale", (outputs, 1, 1))]
+        return [binary]
 
     def _module(self, program: Program, node: fx.Node) -> BinaryConv2d:
         weight = program.tensor(_weight(node))
