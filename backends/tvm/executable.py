@@ -166,6 +166,7 @@ def emit_executable(
 
     Raises:
         PlanError: `main` is something else.
+        LibraryError: a name does not fit into C.
         LinkError: no tool chain, or it failed.
     """
     chain, c_name = find_linker(target, linker), identifier(name)
@@ -188,6 +189,7 @@ def emit_library(
 
     Raises:
         PlanError: `main` is no straight sequence of kernel calls.
+        LibraryError: a name does not fit into C.
         LinkError: no tool chain, or it failed.
     """
     chain, c_name = find_linker(target, linker), identifier(name)

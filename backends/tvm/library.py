@@ -2,14 +2,15 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from mattecompress.backends.tvm.plan import Place, Plan, PlanError, Step, TensorSpec
+from mattecompress.backends.tvm.plan import Place, Plan, Step, TensorSpec
 from mattecompress.backends.tvm.targets import Target
+from mattecompress.errors import UserError
 
 HERE = Path(__file__).parent
 CTYPES = {"bool": "uint8_t", "float16": "uint16_t", "float32": "float", "float64": "double"}
@@ -20,6 +21,10 @@ RESERVED = re.compile(
     "long|new|register|restrict|return|self|short|signed|sizeof|static|struct|switch|this|typedef|union|unsigned|void|"
     "volatile|while"
 )
+
+
+class LibraryError(UserError):
+    """A program whose tensors or names do not fit into C."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,15 @@ class _Argument:
 
 
 def identifier(name: str) -> str:
-    """A C identifier made of a name."""
+    """A C identifier made of a name, which may hold letters, digits and `_.+-`.
+
+    Raises:
+        LibraryError: it holds something else, which may not get into C or a path.
+    """
+    if not re.fullmatch(r"[\w+-][\w.+-]*", name, flags=re.ASCII):
+        raise LibraryError(f"{name!r} cannot be a name in C: use letters, digits and _.+-")
     result = re.sub(r"\W", "_", name, flags=re.ASCII)
-    if not result or result[0].isdigit():
+    if result[0].isdigit():
         result = f"_{result}"
     return f"{result}_" if RESERVED.fullmatch(result) else result
 
@@ -73,11 +84,12 @@ def write_library(folder: Path, name: str, target: Target, plan: Plan, symbols: 
     symbols: C name of each kernel.
     """
     taken = {state.input for state in plan.states}, {state.output for state in plan.states}
+    inputs = {spec.name for spec in plan.inputs}
     values = {
         "name": name,
         "target": target.name,
         "inputs": [_argument(spec, i in taken[0]) for i, spec in enumerate(plan.inputs)],
-        "outputs": [_argument(spec, i in taken[1]) for i, spec in enumerate(plan.outputs)],
+        "outputs": [_argument(spec, i in taken[1], inputs) for i, spec in enumerate(plan.outputs)],
         "states": plan.states,
         "output_offsets": plan.output_offsets,
         "arena_bytes": plan.arena_bytes,
@@ -118,10 +130,10 @@ def _is_picture(spec: TensorSpec, channels: int | None = None) -> bool:
     return fits and channels in (None, spec.shape[1])
 
 
-def _argument(spec: TensorSpec, state: bool) -> _Argument:
+def _argument(spec: TensorSpec, state: bool, others: Collection[str] = ()) -> _Argument:
     if len(spec.shape) > MAX_RANK:
-        raise PlanError(f"{spec.name} has {len(spec.shape)} dimensions; at most {MAX_RANK} are handed out")
-    name = identifier(spec.name)
+        raise LibraryError(f"{spec.name} has {len(spec.shape)} dimensions; at most {MAX_RANK} are handed out")
+    name = identifier(f"{spec.name}_out" if spec.name in others else spec.name)
     ctype = CTYPES.get(spec.dtype, f"{spec.dtype}_t")
     return _Argument(
         spec.name, spec.dtype, spec.bytes, spec.shape, state, name, "NULL" if state else name, ctype
