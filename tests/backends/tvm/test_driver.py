@@ -137,12 +137,13 @@ def test_every_png_filter_is_undone(copy_red, tmp_path, kind):
     ("kind", "level", "strategy"), [(0, 0, 0), (1, 9, zlib.Z_FIXED), (2, 9, zlib.Z_HUFFMAN_ONLY)]
 )
 def test_every_kind_of_deflate_block_is_read(copy_red, tmp_path, kind, level, strategy):
+    coarse = picture() & 0xC0
     packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
-    packed = packer.compress(filtered(picture(), 0)) + packer.flush()
+    packed = packer.compress(filtered(coarse, 0)) + packer.flush()
     assert packed[2] >> 1 & 3 == kind
     (tmp_path / "in.png").write_bytes(png(packed))
     done(copy_red, tmp_path / "in.png", tmp_path / "out.png")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), picture()[:, :, 0])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), coarse[:, :, 0])
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5, None])
