@@ -37,4 +37,4 @@ def compile_program(program: Program, backend: str, target: str = "host", thread
     if backend not in LOWERED_ONLY:
         return kind(**({"threads": threads} if backend == "onnx" else {})).compile(program)
     require_fixed_size(program)
-    return kind(target=target, threads=threads).compile(lower(program))
+    return kind(target=target).compile(lower(program))
