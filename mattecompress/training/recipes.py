@@ -146,7 +146,7 @@ RECIPES = {
             Stage(750, 8, 1, 96, 160, Rates(2e-3, 2e-3, 2e-3), fade=0.5, span=2200),
             Stage(500, 8, 1, 96, 160, Rates(1.2e-3, 1.2e-3, 1.2e-3), fade=0.4),
             Stage(360, 2, 4, 144, 256, Rates(5e-4, 5e-4, 5e-4), fade=0.05),
-            Stage(30, 1, 8, 144, 256, Rates(5e-5, 5e-5, 5e-5), fade=0.1, freeze_norms=True),
+            Stage(230, 1, 8, 144, 256, Rates(2.5e-4, 2.5e-4, 2.5e-4), fade=0.04, freeze_norms=True),
             Stage(
                 120,
                 1,
