@@ -40,7 +40,13 @@ class Freestanding:
     program: Program
     target: Target
     emit: Literal["exe", "lib"]
-    linker: str | None
+    linker: str | None = None
+
+    @classmethod
+    def of(cls, program: Program, target: str) -> "Freestanding":
+        """The kernels of a lowered program for a target, to be linked as a program."""
+        found = find_target(target)
+        return cls(lower(program, found), program, found, "exe")
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, by a program linked for the occasion; emulated where the target needs it."""

@@ -1,0 +1,212 @@
+"""The main job from end to end in one folder: float network, 8-bit network, mattes, ARM programs, a report."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mattecompress import api, container
+from mattecompress.backends.tvm.backend import Freestanding, Tvm
+from mattecompress.backends.tvm.executable import ExecutableArtifact
+from mattecompress.backends.tvm.link import available
+from mattecompress.cost import cost
+from mattecompress.data.colours import parse_colour
+from mattecompress.data.frames import composite
+from mattecompress.data.sources import SourceClip, load_clips
+from mattecompress.data.video import open_writer, read_info
+from mattecompress.evaluation import alpha_name, predict
+from mattecompress.metrics import evaluate_clip
+from mattecompress.preparation import compile_program, lower
+from mattecompress.program import Program
+from mattecompress.report import VariantReport, write_report
+from mattecompress.stream import Stream
+
+GREEN = "#00b140"
+ARM = "cortex-a76"
+ARM_FRAMES = 2
+MODEL = "rvm-mobilenetv3"
+PIPELINE = "mse{weights=8 activations=8}"
+CALIBRATION_SEED = 1000
+LONG_SIDE = 512
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A program, what it made of the clip, and how long a frame took."""
+
+    name: str
+    program: Program
+    alpha: Tensor
+    green: Tensor
+    frame_ms: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ArmCheck:
+    """Largest difference of alpha between the emulated ARM program and the host; None where nothing emulates."""
+
+    variant: str
+    difference: float | None
+
+
+def run_demo(
+    folder: Path,
+    checkpoint: Path | None,
+    video: Path | None,
+    size: tuple[int, int] | None,
+    frames: int,
+    seed: int,
+    say: Say,
+) -> Iterator[str]:
+    """Fill `folder`; yields the closing lines that say what was made and what to try next.
+
+    size: (height, width); default 144x256, or the video's shape with 512 on the long side.
+
+    Raises:
+        UserError: whatever stands in the way, in one line.
+    """
+    started = time.perf_counter()
+    size = size or (_size_of(video) if video else (144, 256))
+    say(f"1/6 clip at {size[0]}x{size[1]}")
+    (clip,) = load_clips(str(video) if video else f"procedural:{seed}", size, 1, frames)
+    _write_video(folder / "clip.mp4", clip.frames)
+    say("2/6 capture the float network")
+    network = api.capture(MODEL, checkpoint=checkpoint, size=size)
+    say(f"3/6 quantize it: {PIPELINE}")
+    source = str(video) if video else f"procedural:{CALIBRATION_SEED}"
+    calibration = [piece.frames for piece in load_clips(source, size, 4, 4)]
+    programs = {"float": network, "w8a8": api.opt(network, PIPELINE, calibration, seed)}
+    for name, program in programs.items():
+        container.save(program, folder / f"{name}.mcg")
+    say("4/6 compile for this machine and matte the clip")
+    truth, truth_name = _truth(network, clip)
+    variants = [_matte(folder, name, program, clip, truth) for name, program in programs.items()]
+    say(f"5/6 build programs for this machine and for {ARM}")
+    built = [_build(folder / "dist", name, program) for name, program in programs.items()]
+    say(f"6/6 run the {ARM} programs on {ARM_FRAMES} frames")
+    checks = [
+        _run_arm(folder, variant, made[-1], clip) for variant, made in zip(variants, built, strict=True)
+    ]
+    _report(folder / "report.html", clip, truth, truth_name, variants, checks)
+    yield from _summary(folder, variants, checks, truth_name, time.perf_counter() - started)
+
+
+def _size_of(video: Path) -> tuple[int, int]:
+    info = read_info(video)
+    scale = min(1.0, LONG_SIDE / max(info.height, info.width))
+    height, width = (max(32, round(side * scale / 16) * 16) for side in (info.height, info.width))
+    return height, width
+
+
+def _write_video(path: Path, frames: Tensor) -> None:
+    with open_writer(path) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def _truth(network: Program, clip: SourceClip) -> tuple[Tensor, str]:
+    if clip.alpha is not None:
+        return clip.alpha, "the exact alpha"
+    return predict(network, network.run, clip)[0], "the float network in torch"
+
+
+def _matte(folder: Path, name: str, program: Program, clip: SourceClip, truth: Tensor) -> Variant:
+    artifact = compile_program(program, "tvm")
+    stream = Stream(program, artifact.run)
+    stream(clip.frames[:1])
+    start = time.perf_counter()
+    outputs = list(stream.over(clip.frames))
+    frame_ms = (time.perf_counter() - start) / len(outputs) * 1e3
+    alpha = torch.cat([output[alpha_name(program)] for output in outputs])
+    green = composite(alpha, torch.cat([output["fgr"] for output in outputs]), parse_colour(GREEN))
+    _write_video(folder / f"{name}-alpha.mp4", alpha)
+    _write_video(folder / f"{name}-green.mp4", green)
+    return Variant(name, program, alpha, green, frame_ms, evaluate_clip(alpha, truth))
+
+
+def _build(folder: Path, name: str, program: Program) -> list[ExecutableArtifact]:
+    """Write the shared object and both programs; return the programs, this machine's first."""
+    lowered = lower(program)
+    lowered.name = name
+    Tvm().compile(lowered).save(folder)
+    return [Freestanding.of(lowered, target).link(folder) for target in ("host", ARM)]
+
+
+def _run_arm(folder: Path, variant: Variant, program: ExecutableArtifact, clip: SourceClip) -> ArmCheck:
+    """Alpha of the first frames by the ARM program, where something runs it."""
+    if not available(program.target).runs:
+        return ArmCheck(variant.name, None)
+    alpha = program.run_clip(clip.frames[:ARM_FRAMES])
+    with open_writer(folder / f"{variant.name}-alpha-{ARM}") as writer:
+        for frame in alpha:
+            writer.write(frame)
+    return ArmCheck(variant.name, float((alpha - variant.alpha[:ARM_FRAMES]).abs().max()))
+
+
+def _report(
+    path: Path,
+    clip: SourceClip,
+    truth: Tensor,
+    truth_name: str,
+    variants: Sequence[Variant],
+    checks: Sequence[ArmCheck],
+) -> None:
+    rows = [
+        VariantReport(
+            variant.name,
+            variant.alpha,
+            variant.green,
+            ((variant.alpha - truth).abs().mean(dim=(1, 2, 3)) * 1e3).tolist(),
+            _facts(variant, check),
+        )
+        for variant, check in zip(variants, checks, strict=True)
+    ]
+    write_report(path, "mattecompress demo", clip.frames, truth, truth_name, rows)
+
+
+def _facts(variant: Variant, check: ArmCheck) -> list[tuple[str, str]]:
+    totals = cost(variant.program).totals
+    arm = "not run: no emulator" if check.difference is None else f"{check.difference:.1e}"
+    return [
+        ("alpha MAD x 1000", f"{variant.metrics['mad']:.2f}"),
+        ("alpha MSE x 1000", f"{variant.metrics['mse']:.2f}"),
+        ("gradient error", f"{variant.metrics['grad']:.2f}"),
+        ("connectivity error", f"{variant.metrics['conn']:.2f}"),
+        ("dtSSD x 100", f"{variant.metrics['dtssd']:.2f}"),
+        ("weights, MiB", f"{totals.size_mib:.2f}"),
+        ("ms a frame, one thread", f"{variant.frame_ms:.1f}"),
+        (f"{ARM} against host, largest alpha difference", arm),
+    ]
+
+
+def _summary(
+    folder: Path,
+    variants: Sequence[Variant],
+    checks: Sequence[ArmCheck],
+    truth_name: str,
+    seconds: float,
+) -> Iterator[str]:
+    yield f"\nDone in {seconds:.0f} s. Alpha error is against {truth_name}."
+    for variant, check in zip(variants, checks, strict=True):
+        facts = dict(_facts(variant, check))
+        yield (
+            f"  {variant.name:6} MAD {facts['alpha MAD x 1000']}e-3, {facts['weights, MiB']} MiB, "
+            f"{facts['ms a frame, one thread']} ms a frame; {ARM} against host: "
+            f"{facts[f'{ARM} against host, largest alpha difference']}"
+        )
+    yield f"\nMade in {folder}/:"
+    yield "  report.html            pictures and the table: open it first"
+    yield "  clip.mp4               what was matted;  *-alpha.mp4, *-green.mp4: what came out"
+    yield "  float.mcg, w8a8.mcg    the two programs"
+    yield f"  dist/                  {', '.join(sorted(path.name for path in (folder / 'dist').iterdir()))}"
+    yield "\nTry next:"
+    yield f"  .venv/bin/mattecompress inspect {folder}/w8a8.mcg"
+    yield f"  .venv/bin/mattecompress opt {folder}/float.mcg -p rvm-react -o react.mcg"
+    yield f"  .venv/bin/mattecompress build {folder}/w8a8.mcg --target cortex-a55 -o dist/"
+    yield "  .venv/bin/mattecompress demo --input YOUR_VIDEO.mp4 --checkpoint rvm_mobilenetv3.pth -o mine/"
