@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.errors import UserError
+from mattecompress.facts import evaluate_size, size_symbols
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
-from mattecompress.passes.set_resolution import SetResolution
 from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
 from mattecompress.stream import Stream
@@ -138,7 +138,32 @@ def _walk(
 
 
 def _sized(program: Program, height: int, width: int) -> Program:
-    return SetResolution(height, width)(program).program if program_symbols(program) else program
+    """The program, its inputs' open sizes set to those of one frame; what it computes is untouched."""
+    if not program_symbols(program):
+        return program
+    sized = program.clone()
+    (frame,) = _frames(sized)
+    pairs = zip(sized.facts(frame).shape, (1, 0, height, width), strict=True)
+    symbols = {symbol: have // _step(want) for want, have in pairs for symbol in size_symbols(want)}
+    for node in sized.inputs:
+        facts = sized.facts(node)
+        node.meta["facts"] = facts.but(shape=tuple(evaluate_size(size, symbols) for size in facts.shape))
+    return sized
+
+
+def _frames(program: Program) -> list[fx.Node]:
+    """The inputs that are no states."""
+    states = {state.input for state in program.states}
+    return [node for node in program.inputs if node.target not in states]
+
+
+def _step(size: int | str) -> int:
+    """k of an open size `k*symbol`."""
+    return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
+
+
+def _fits(have: int, want: int | str) -> bool:
+    return have == want if isinstance(want, int) else have % _step(want) == 0
 
 
 def _check_clips(program: Program, clips: Sequence[Tensor]) -> None:
@@ -147,16 +172,14 @@ def _check_clips(program: Program, clips: Sequence[Tensor]) -> None:
             "calibration needs clips and none were given: add --calibration with a video or a folder of clips, "
             "or in Python Context(clips=[frames]) with frames (T,3,H,W) float32 in 0..1"
         )
-    frames = [node for node in program.inputs if node.target not in {state.input for state in program.states}]
+    frames = _frames(program)
     if len(frames) != 1:
         names = ", ".join(str(node.target) for node in frames)
         raise CalibrationError(f"calibration feeds one frame at a time; this program also takes {names}")
     wanted = program.facts(frames[0]).shape
     for number, clip in enumerate(clips, start=1):
-        given = (1, *clip.shape[1:])
-        fits = clip.ndim == 4 and all(
-            isinstance(want, str) or want == have for want, have in zip(wanted, given, strict=True)
-        )
+        sizes = (1, *clip.shape[1:])
+        fits = len(sizes) == len(wanted) and all(map(_fits, sizes, wanted))
         if not fits:
             shape, text = list(clip.shape), ",".join(map(str, wanted))
             raise CalibrationError(
