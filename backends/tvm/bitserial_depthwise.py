@@ -21,6 +21,7 @@ from tvm import relax, te, tirx
 from mattecompress.backends.tvm.bitserial import FACTORS
 from mattecompress.backends.tvm.compute_convolution import Geometry
 from mattecompress.backends.tvm.intrinsics import current_target
+from mattecompress.backends.tvm.octets import gather, schedule_gathering
 from mattecompress.backends.tvm.operands import CONVOLUTION
 from mattecompress.backends.tvm.tiles import Registers, inline_epilogue
 from mattecompress.backends.tvm.window import (
@@ -30,7 +31,6 @@ from mattecompress.backends.tvm.window import (
     border_table,
     constant,
     emit_kernel,
-    gather_words,
     geometry,
     image_size,
     read_table,
@@ -127,14 +127,15 @@ def binary_depthwise(
 ) -> te.Tensor:
     """The kernel, int32 (N, OH, OW, C)."""
     window, unit = plan.window, plan.unit
-    words = gather_words(source, window, 1, plan.words, plan.dtype, border=0)
+    octets = gather(source, window, border=0)
     row, column = (
         te.reduce_axis((0, extent), name) for extent, name in zip(window.kernel, "kl", strict=True)
     )
     bottoms = tirx.const(int.from_bytes(b"\x01" * unit, "little"), plan.dtype)
 
     def count(n: Expression, y: Expression, x: Expression, word: Expression, lane: Expression) -> Expression:
-        bits = words(n, window.tap(y, row, 0), window.tap(x, column, 1), word) ^ weight(row, column, word)
+        pixel = (n, window.tap(y, row, 0), window.tap(x, column, 1))
+        bits = octets.word(plan.dtype, pixel, word * unit, 0, 1) ^ weight(row, column, word)
         return te.sum((bits >> lane.astype(plan.dtype)) & bottoms, axis=[row, column])
 
     outputs = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1))
@@ -159,6 +160,7 @@ def schedule_binary_depthwise(schedule: Any) -> str | None:
     numbers = result_tile(schedule, RESULT)
     if numbers is None:
         return "no binary depthwise convolution"
+    schedule_gathering(schedule)
     unit, pixels = numbers
     owner, counts = inline_epilogue(schedule, schedule.get_sblock(RESULT)), schedule.get_sblock("counts")
     n, y, x, c = schedule.get_loops(owner)

@@ -4,7 +4,7 @@ Meaning, with q the codes of the image, z their zero point (which also fills the
 
     result[n, y, x, o] = table[o] + sum over taps and channels of (q - h) * w,    table = (h - z) * sum(w)
 
-Four channels make a word. h is 128 where the instruction set multiplies signed bytes, so that q - h is q with its
+Four neighbouring bytes make a word; those of a group's last word that belong to others meet weights of 0. h is 128 where the instruction set multiplies signed bytes, so that q - h is q with its
 top bit turned over, and 0 where it takes unsigned ones. Sums are int32 on every path, so every path agrees.
 Weights of 4 bits or fewer are spread to 8 when the kernel is built.
 Reference: mattecompress.ops.integer.
@@ -26,7 +26,9 @@ from mattecompress.backends.tvm.intrinsics import (
     multiplication,
     multiply,
     pair_bytes,
+    words_loaded_together,
 )
+from mattecompress.backends.tvm.octets import Octets, gather, schedule_gathering
 from mattecompress.backends.tvm.operands import BROADCAST, CONVOLUTION
 from mattecompress.backends.tvm.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.window import (
@@ -36,7 +38,6 @@ from mattecompress.backends.tvm.window import (
     border_table,
     constant,
     emit_kernel,
-    gather_words,
     geometry,
     image_size,
     read_table,
@@ -46,8 +47,6 @@ from mattecompress.ops.integer import unpack_weight
 
 RESULT = "integer_result"
 WORD = 4
-SIGN_BITS = -0x7F7F7F80
-"""0x80808080: turns over the top bit of each byte of an int32."""
 DEPTHWISE_PIXELS = 8
 
 
@@ -57,6 +56,7 @@ class IntegerPlan:
 
     multiplication: as `intrinsics.multiplication` names it, or "depthwise".
     words: of four channels, per pixel and group; of one channel in a depthwise convolution.
+    loaded: words that are loaded together.
     border: the code outside the image.
     """
 
@@ -65,6 +65,7 @@ class IntegerPlan:
     groups: int
     multiplication: str
     words: int
+    loaded: int
     border: int
     tile: Tile
 
@@ -140,12 +141,14 @@ def plan_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any
     window, target = geometry(kernel, values), current_target()
     per_group = outputs // values["groups"]
     tile = choose_tile(per_group, window.extent(size[1], 1), WORD, Registers.of(target))
+    words = -(-inputs // WORD)
     return IntegerPlan(
         window=window,
         size=size,
         groups=values["groups"],
         multiplication=multiplication(target, tile.lanes, int(weight.min())),
-        words=-(-inputs // WORD),
+        words=words,
+        loaded=words_loaded_together(words, target),
         border=_border(values["zero_point"]),
         tile=tile,
     )
@@ -158,7 +161,7 @@ def plan_depthwise(weight: Array, size: tuple[int, int], values: dict[str, Any])
     width = window.extent(size[1], 1)
     pixels = max(p for p in range(1, DEPTHWISE_PIXELS + 1) if width % p == 0)
     tile = Tile(lanes_of(channels, 2, Registers.of(current_target())), 1, pixels)
-    return IntegerPlan(window, size, 1, "depthwise", channels, _border(values["zero_point"]), tile)
+    return IntegerPlan(window, size, 1, "depthwise", channels, 1, _border(values["zero_point"]), tile)
 
 
 def _border(zero_point: int) -> int:
@@ -191,25 +194,21 @@ def integer_convolution(
     source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: IntegerPlan
 ) -> te.Tensor:
     """The kernel of a convolution that mixes channels, int32 (N, OH, OW, O)."""
-    window, block = plan.window, plan.tile.outputs
-    sign_bits = tirx.const(SIGN_BITS if plan.offset else 0, "int32")
-    words = gather_words(
-        source, window, plan.groups, plan.words, "int32", plan.border, lambda word: word ^ sign_bits
-    )
+    window, block, words = plan.window, plan.tile.outputs, plan.words
+    codes = _codes(source, plan)
     outputs = int(weight.shape[0]) * block
-    steps = [
-        te.reduce_axis((0, extent), name)
-        for extent, name in zip((*window.kernel, plan.words), "klm", strict=True)
-    ]
-    row, column, word = steps
+    extents = (*window.kernel, words // plan.loaded, plan.loaded)
+    row, column, piece, index = (
+        te.reduce_axis((0, extent), name) for extent, name in zip(extents, "klmi", strict=True)
+    )
     add = te.comm_reducer(accumulate, lambda dtype: tirx.const(0, dtype), name="accumulate")
 
     def total(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
-        channel = word if plan.groups == 1 else o // (outputs // plan.groups) * plan.words + word
-        codes = words(n, window.tap(y, row, 0), window.tap(x, column, 1), channel)
-        return add(
-            multiply(plan.multiplication, codes, weight(o // block, row, column, word, o % block)), axis=steps
-        )
+        pixel = (n, window.tap(y, row, 0), window.tap(x, column, 1))
+        group = o // (outputs // plan.groups) * (codes.pixel // plan.groups) if plan.groups > 1 else 0
+        code = codes.word("int32", pixel, group + piece * (plan.loaded * WORD), index, plan.loaded)
+        factor = weight(o // block, row, column, piece * plan.loaded + index, o % block)
+        return add(multiply(plan.multiplication, code, factor), axis=[row, column, piece, index])
 
     return _result(source, table, te.compute(_shape(source, plan, outputs), total, name="total"), plan)
 
@@ -217,16 +216,26 @@ def integer_convolution(
 def integer_depthwise(source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: IntegerPlan) -> te.Tensor:
     """The kernel of a depthwise convolution, int32 (N, OH, OW, C)."""
     window = plan.window
-    codes = gather_words(source, window, 1, plan.words, "uint8", plan.border)
+    codes = _codes(source, plan)
     row, column = (
         te.reduce_axis((0, extent), name) for extent, name in zip(window.kernel, "kl", strict=True)
     )
 
     def total(n: Expression, y: Expression, x: Expression, c: Expression) -> Expression:
-        code = codes(n, window.tap(y, row, 0), window.tap(x, column, 1), c).astype("int16")
+        code = codes.octet(n, window.tap(y, row, 0), window.tap(x, column, 1), c).astype("int16")
         return te.sum(code.astype("int32") * weight(row, column, c).astype("int32"), axis=[row, column])
 
     return _result(source, table, te.compute(_shape(source, plan, plan.words), total, name="total"), plan)
+
+
+def _codes(source: te.Tensor, plan: IntegerPlan) -> Octets:
+    """The image; copied where it needs borders or other signs, or where the last word would leave it."""
+    flip = plan.offset != 0
+    channels = int(source.shape[3])
+    ragged = plan.multiplication != "depthwise" and channels // plan.groups % WORD != 0
+    if plan.window.padding == (0, 0) and not flip and not ragged:
+        return Octets(source, channels)
+    return gather(source, plan.window, plan.border, flip)
 
 
 def _shape(source: te.Tensor, plan: IntegerPlan, outputs: int) -> tuple[int, ...]:
@@ -253,5 +262,6 @@ def schedule_integer_convolution(schedule: Any) -> str | None:
     numbers = result_tile(schedule, RESULT)
     if numbers is None:
         return "no integer convolution"
+    schedule_gathering(schedule)
     schedule_tiles(schedule, ("total",), RESULT, Tile(*numbers))
     return None

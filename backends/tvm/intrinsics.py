@@ -13,10 +13,12 @@ vectoriser widens a call to all lanes; only then does its rule below spell it fo
                       `vnni`); for `smull` and `smlal`, `b` is four lanes that `pair_bytes` has reordered and `a`
                       is one word for all
     accumulate(s, p)  s + p, in one instruction where `p` is a product that can take a sum
+    load_word(...)    word i of n that begin at a byte in memory, wherever that is
     gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is 0 or 1
 """
 
 from collections.abc import Callable
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,21 @@ def accumulate(total: Expression, product: Expression) -> Expression:
     return tirx.call_intrin("int32", "tirx.matte_accumulate", total, product)
 
 
+def words_loaded_together(words: int, target: Target) -> int:
+    """How many of `words` words to load as one vector: NEON multiplies by an element of a register for free."""
+    if instruction_set(target) != "aarch64":
+        return 1
+    return gcd(words, 4)
+
+
+def load_word(dtype: str, first: Expression, last: Expression, index: Expression, count: int) -> Expression:
+    """Word `index` of `count` words of type `dtype` in memory; `first` and `last` load their outermost bytes.
+
+    The words are loaded as one vector where `index` is a constant by then, and one element is taken.
+    """
+    return tirx.call_intrin(dtype, "tirx.matte_load_word", first, last, index, count)
+
+
 def gather_bits(flags: list[Expression]) -> Expression:
     """The byte whose bit i is `flags[i]`, eight uint8 zeros or ones."""
     return tirx.call_intrin("uint8", "tirx.matte_gather_bits", *flags)
@@ -212,8 +229,8 @@ def _accumulate_dot(call: Any) -> Expression:
     if lanes == 1:
         return total + _add_bytes_of(counts).astype("uint32")
     ones = _splat(0x01010101, "int32", lanes)
-    signed = (tirx.reinterpret(f"int32x{lanes}", x) for x in (total, counts))
-    return tirx.reinterpret(_dtype(total), _dot(_vnni, *signed, ones))
+    signed = [tirx.reinterpret(f"int32x{lanes}", x) for x in (total, counts)]
+    return tirx.reinterpret(_dtype(total), _dot(_vnni, signed[0], signed[1], ones))
 
 
 def _bytes(x: Expression) -> Expression:
@@ -285,6 +302,17 @@ def _accumulate(call: Any) -> Expression:
     return total + product
 
 
+def _load_word(call: Any) -> Expression:
+    first, _, index, count = call.args
+    dtype = call.ty.dtype
+    size, words = dtype.bits // 8, int(count)
+    if words > 1 and isinstance(index, tirx.IntImm):
+        loaded = tirx.BufferLoad(first.source, [tirx.Ramp(first.indices[0], 1, size * words)])
+        return tirx.Shuffle([tirx.reinterpret(f"{dtype}x{words}", loaded)], [index])
+    start = first.indices[0] + index * size
+    return tirx.reinterpret(str(dtype), tirx.BufferLoad(first.source, [tirx.Ramp(start, 1, size)]))
+
+
 def _gather_bits(call: Any) -> Expression:
     """Eight neighbouring bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
     flags = list(call.args)
@@ -326,6 +354,7 @@ _RULES: dict[str, Rule] = {
     "multiply_smlal_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=True),
     "multiply_plain": _multiply_plain,
     "accumulate": _accumulate,
+    "load_word": _load_word,
     "gather_bits": _gather_bits,
 }
 

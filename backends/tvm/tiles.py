@@ -5,6 +5,7 @@ window's words go by. Each word of a pixel is broadcast once for all vectors and
 for all pixels, so that a tile of p x v vectors loads (p + v) / (p * v) operands per vector operation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -15,6 +16,8 @@ from mattecompress.backends.tvm.intrinsics import instruction_set
 
 Schedule = Any
 MOST_PIXELS, MOST_VECTORS = 16, 8
+MOST_STEPS = 8
+"""Steps of the innermost reduction loops that are unrolled."""
 REST = 2
 """Registers for a broadcast word and an intermediate result."""
 STACK_BYTES = 1024
@@ -85,7 +88,7 @@ def loads_per_operation(tile: Tile) -> float:
     return (tile.pixels + tile.vectors) / (tile.pixels * tile.vectors)
 
 
-def schedule_tiles(schedule: Schedule, accumulators: tuple[str, ...], result: str, tile: Tile) -> None:
+def schedule_tiles(schedule: Schedule, accumulators: Sequence[str], result: str, tile: Tile) -> None:
     """Compute `result` and what follows it tile by tile, each accumulator in registers.
 
     Args:
@@ -145,4 +148,10 @@ def _accumulate_at(schedule: Schedule, block: Any, place: Any, tile: Tile) -> li
     schedule.vectorize(lane)
     schedule.unroll(vector)
     schedule.unroll(pixel)
+    steps = 1
+    for loop in reversed(reductions[1:]):
+        steps *= int(schedule.get(loop).extent)
+        if steps > MOST_STEPS:
+            break
+        schedule.unroll(loop)
     return reductions

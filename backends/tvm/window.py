@@ -1,8 +1,7 @@
-"""What integer convolutions share before arithmetic: the borders of the image, and its bytes gathered into words.
+"""What integer convolutions share: the arguments of their nodes, and the borders of the image.
 
-Every kernel reads a copy of its input that is padded and whose channels fill whole words, so that the inner loop
-knows neither borders nor ragged channels. What a padded tap contributes wrongly is put right by a small table,
-which also holds the constant part of the result:
+Their inner loops know no borders: they read a padded copy. What a padded tap contributes wrongly is put right by a
+small table, which also holds the constant part of the result:
 
     result[n, y, x, o] = table[row_class(y), column_class(x), o] + sum[n, y, x, o]
 
@@ -115,59 +114,3 @@ def result_tile(schedule: Any, name: str) -> list[int] | None:
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     found = [block for block in blocks if schedule.get(block).name_hint == name]
     return [int(extent) for extent in schedule.get(found[0]).annotations["tile"]] if found else None
-
-
-def join_bytes(octets: Sequence[Expression], dtype: str) -> Expression:
-    """Bytes, lowest first, as one word of type `dtype`."""
-    words = [
-        octet.astype(dtype) << tirx.const(8 * index, dtype) if index else octet.astype(dtype)
-        for index, octet in enumerate(octets)
-    ]
-    return sum(words[1:], words[0])
-
-
-def gather_words(
-    source: te.Tensor,
-    window: Geometry,
-    groups: int,
-    words: int,
-    dtype: str,
-    border: int,
-    finish: Callable[[Expression], Expression] = lambda word: word,
-) -> te.Tensor:
-    """A padded copy of `source` in words.
-
-    Args:
-        source: uint8 (N, H, W, groups * B).
-        window: gives the padding.
-        groups: groups of channels, each of which fills whole words.
-        words: words per group, at least B bytes.
-        dtype: type of a word: uint8, uint16, uint32 or int32.
-        border: the byte outside the image; bytes beyond a group's B are 0.
-        finish: applied to every word, inside and outside.
-
-    Returns:
-        (N, H + 2 * PH, W + 2 * PW, groups * words).
-    """
-    batch, height, width, channels = (int(extent) for extent in source.shape)
-    size = channels // groups
-    unit = np.dtype(dtype).itemsize
-    vertical, horizontal = window.padding
-    outside = tirx.const(int.from_bytes(bytes([border]) * unit, "little", signed=dtype == "int32"), dtype)
-
-    def octet(n: Expression, y: Expression, x: Expression, word: Expression, index: int) -> Expression:
-        place = word % words * unit + index
-        if size == words * unit:
-            return source(n, y, x, word * unit + index)
-        value = source(n, y, x, word // words * size + place)
-        return tirx.if_then_else(place < size, value, tirx.const(0, "uint8"))
-
-    def element(n: Expression, i: Expression, j: Expression, word: Expression) -> Expression:
-        y, x = i - vertical, j - horizontal
-        inside = [y >= 0, y < height] if vertical else []
-        inside += [x >= 0, x < width] if horizontal else []
-        value = join_bytes([octet(n, y, x, word, index) for index in range(unit)], dtype)
-        return finish(tirx.if_then_else(te.all(*inside), value, outside) if inside else value)
-
-    shape = (batch, height + 2 * vertical, width + 2 * horizontal, groups * words)
-    return te.compute(shape, element, name="words")
