@@ -26,13 +26,14 @@ class Onnx(Backend):
     threads: threads of ONNX Runtime within one operation; 0 leaves the choice to it.
     simplify: run onnxsim over the model.
     verify: compare the model with the program on random input before handing it out.
-    fuse_quantized: let ONNX Runtime merge quantize and dequantize pairs into integer kernels; faster, and not exact.
+    exact: in a program that rounds to codes or signs, compute as the reference does to the last place that the runtime
+        allows; without it, functions and quantize-dequantize pairs run as ONNX Runtime does them fastest.
     """
 
     threads: int = 1
     simplify: bool = True
     verify: bool = True
-    fuse_quantized: bool = False
+    exact: bool = True
     name: ClassVar[str] = "onnx"
 
     def supports(self, program: Program, node: fx.Node) -> str | None:
@@ -48,9 +49,9 @@ class Onnx(Backend):
             AgreementError: ONNX Runtime's answer differs from the program's.
         """
         self.check(program)
-        model = export_model(program, self.simplify)
+        model = export_model(program, self.simplify, self.exact)
         data = model.SerializeToString(deterministic=True)
-        artifact = OnnxArtifact(program.name, data, self.threads, self.fuse_quantized)
+        artifact = OnnxArtifact(program.name, data, self.threads, self.exact)
         if self.verify:
             require_agreement(program, artifact)
         return artifact

@@ -14,9 +14,9 @@ aten = torch.ops.aten
 Rule = Callable[[Call], str]
 
 
-def _unary(kind: str, **attributes: Any) -> Rule:
+def _unary(kind: str) -> Rule:
     def write(call: Call) -> str:
-        return call.emit(kind, call.value("self", call.dtype), **attributes)
+        return call.emit(kind, call.value("self", call.dtype))
 
     return write
 
@@ -98,12 +98,32 @@ def _silu(call: Call) -> str:
 
 
 def _sigmoid(call: Call) -> str:
-    """ONNX Runtime's `Sigmoid` is 0 below -18 and coarse above; where signs are taken, 1 / (1 + exp(-x)) stands."""
+    """ONNX Runtime's `Sigmoid` is 0 below -18 and coarse above; 1 / (1 + exp(-x)) is torch's to the last place."""
     value = call.value("self", call.dtype)
-    if not call.writer.takes_signs:
+    if not call.writer.spell_out:
         return call.emit("Sigmoid", value)
     grown = call.emit("Exp", call.emit("Neg", value))
     return call.emit("Reciprocal", call.emit("Add", grown, call.writer.numbers(1.0, call.dtype)))
+
+
+def _hard_sigmoid(call: Call) -> str:
+    """clamp(x + 3, 0, 6) / 6 is torch's bit for bit."""
+    if not call.writer.spell_out:
+        return call.emit("HardSigmoid", call.value("self"), alpha=1 / 6, beta=0.5)
+    return call.emit("Div", _shifted_clamp(call), call.writer.numbers(6.0, call.dtype))
+
+
+def _hard_swish(call: Call) -> str:
+    """x * clamp(x + 3, 0, 6) / 6 is torch's bit for bit."""
+    if not call.writer.spell_out:
+        return call.emit("HardSwish", call.value("self"))
+    product = call.emit("Mul", call.value("self"), _shifted_clamp(call))
+    return call.emit("Div", product, call.writer.numbers(6.0, call.dtype))
+
+
+def _shifted_clamp(call: Call) -> str:
+    zero, three, six = (call.writer.numbers(number, call.dtype) for number in (0.0, 3.0, 6.0))
+    return call.emit("Clip", call.emit("Add", call.value("self"), three), zero, six)
 
 
 def _inverse_root(call: Call) -> str:
@@ -196,8 +216,8 @@ RULES: Mapping[Any, Rule] = {
     aten.floor.default: _unary("Floor"),
     aten.ceil.default: _unary("Ceil"),
     aten.round.default: _unary("Round"),
-    aten.hardswish.default: _unary("HardSwish"),
-    aten.hardsigmoid.default: _unary("HardSigmoid", alpha=1 / 6, beta=0.5),
+    aten.hardswish.default: _hard_swish,
+    aten.hardsigmoid.default: _hard_sigmoid,
     aten.hardtanh.default: _hard_tanh,
     aten.silu.default: _silu,
     aten.gelu.default: _gelu,

@@ -73,11 +73,11 @@ def element_type(dtype: torch.dtype | None) -> str:
 class Writer:
     """Collects operations and initializers; every value has one name, kept unique.
 
-    takes_signs: the program reads signs of values, so that the tails of functions matter however small they are.
+    spell_out: write functions operation by operation as torch computes them, where runtimes have coarser ones.
     """
 
-    def __init__(self, reserved: Sequence[str] = (), takes_signs: bool = False) -> None:
-        self.takes_signs = takes_signs
+    def __init__(self, reserved: Sequence[str] = (), spell_out: bool = False) -> None:
+        self.spell_out = spell_out
         self.operations: list[Operation] = []
         self.initializers: dict[str, Initializer] = {}
         self.values: dict[fx.Node, str] = {}

@@ -32,11 +32,14 @@ def extra(name: str) -> ModuleType:
         raise MissingExtraError(name.partition(".")[0], "onnx") from error
 
 
-def export_model(program: Program, simplify: bool = True) -> Any:
+def export_model(program: Program, simplify: bool = True, exact: bool = True) -> Any:
     """The program as an `onnx.ModelProto`, checked by `onnx.checker`.
 
     Inputs and outputs keep their names; symbolic sizes become named dimensions; recurrent states stand in the
     model's metadata as `state.<input> = <output>`. Each node's metadata carries its region, scope and precision.
+
+    simplify: run onnxsim over the model.
+    exact: in a program that rounds, write functions as torch computes them.
 
     Raises:
         MissingExtraError: onnx or onnxsim is not installed.
@@ -44,7 +47,7 @@ def export_model(program: Program, simplify: bool = True) -> Any:
         ExportError: onnx or onnxsim rejects the result.
     """
     onnx = extra("onnx")
-    translation = translate(program)
+    translation = translate(program, exact)
     model = _assemble(program, translation)
     if simplify:
         model = _simplify(model)

@@ -20,17 +20,17 @@ class OnnxArtifact:
     name: base name of the saved file.
     data: the serialized model.
     threads: threads within one operation; 0 leaves the choice to ONNX Runtime.
-    fuse_quantized: let ONNX Runtime merge quantize and dequantize pairs with what stands between them into integer
-        kernels; they are faster, and round differently from the reference.
+    exact: keep ONNX Runtime from merging quantize and dequantize pairs with what stands between them into integer
+        kernels, which are faster and round differently from the reference.
     """
 
-    def __init__(self, name: str, data: bytes, threads: int = 1, fuse_quantized: bool = False) -> None:
+    def __init__(self, name: str, data: bytes, threads: int = 1, exact: bool = True) -> None:
         runtime = extra("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if not fuse_quantized:
+        if exact:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             options.add_session_config_entry("session.disable_double_qdq_remover", "1")
         self.name = name

@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from mattecompress.backends.onnx import elementwise, lowered, shaping, spatial, trainable
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError, Writer
-from mattecompress.modules.binary import BinaryConv2d
-from mattecompress.program import Program
+from mattecompress.program import Level, Program
 
 OPERATORS = {**elementwise.RULES, **shaping.RULES, **spatial.RULES, **lowered.RULES}
 MODULES = dict(trainable.RULES)
@@ -35,13 +33,16 @@ def refusal(program: Program, node: fx.Node) -> str | None:
     return None
 
 
-def translate(program: Program) -> Translation:
+def translate(program: Program, exact: bool = True) -> Translation:
     """The whole program.
+
+    exact: where the program rounds to codes or signs, and so turns a difference in the last place into a step, write
+        functions as torch computes them.
 
     Raises:
         RefusalError: a node has no exact ONNX form.
     """
-    writer = Writer([*program.input_names, *program.output_names], _takes_signs(program))
+    writer = Writer([*program.input_names, *program.output_names], exact and program.level is not Level.FLOAT)
     names = _computed_outputs(program)
     for node in program.graph.nodes:
         match node.op:
@@ -54,10 +55,6 @@ def translate(program: Program) -> Translation:
     outputs = {name: _output(writer, name, writer.values[node]) for name, node in program.outputs.items()}
     _drop_unread(writer, set(outputs.values()))
     return Translation(writer, outputs)
-
-
-def _takes_signs(program: Program) -> bool:
-    return bool(program.called_modules(BinaryConv2d) or program.find(torch.ops.matte.pack_signs.default))
 
 
 def _computed_outputs(program: Program) -> dict[fx.Node, str]:

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.backends.onnx.nets import assert_same, image
+from mattecompress.backends.onnx import Onnx
+from tests.backends.onnx.nets import assert_same, both, compiled, image, operators, program_of
 
 UNARY = {
     "relu": torch.relu,
@@ -95,3 +96,29 @@ def test_operands_broadcast(shape, kind):
     shape = [size if size == axis else 1 for size, axis in zip(shape[::-1], (3, 1, 3, 2), strict=False)][::-1]
     other = torch.rand(shape)
     assert_same(lambda x, other: getattr(torch, kind)(x, other), image(2, 3, 1, 3), atol=0, other=other)
+
+
+def beside_a_rounding(function):
+    """The function in a program that also rounds to codes."""
+    return lambda x: function(x) + torch.ops.matte.quantize(x, 1.0, 0, 8) * 0
+
+
+@pytest.mark.parametrize("function", [F.hardswish, F.hardsigmoid])
+def test_functions_are_exact_where_a_program_rounds(function):
+    x = image(1, 3, 50, 50, spread=3.0)
+    assert_same(beside_a_rounding(function), x, atol=0)
+
+
+def test_sigmoid_keeps_its_tails_where_a_program_rounds():
+    """A sign that is taken later may hang on them."""
+    x = torch.linspace(-80, 20, 2001)
+    expected, given_value = both(program_of(beside_a_rounding(torch.sigmoid), tuple(x.shape)), x)
+    torch.testing.assert_close(given_value, expected, rtol=1e-6, atol=0)
+
+
+def test_functions_keep_their_names_in_a_float_program():
+    program = program_of(lambda x: torch.sigmoid(F.hardswish(x)) * F.hardsigmoid(x), (1, 3, 4, 4))
+    assert operators(compiled(program)) == ["HardSwish", "Sigmoid", "HardSigmoid", "Mul"]
+    rounding = program_of(beside_a_rounding(F.hardswish), (1, 3, 4, 4))
+    assert "HardSwish" not in operators(compiled(rounding))
+    assert "HardSwish" in operators(Onnx(exact=False, verify=False).compile(rounding))

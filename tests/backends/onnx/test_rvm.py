@@ -65,7 +65,10 @@ def test_open_sizes(open_rvm):
             torch.testing.assert_close(value, expected[name], rtol=0, atol=FLOAT)
 
 
-@pytest.mark.parametrize("text", ["rvm-bnn", "rvm-react,lower-binary", "rvm-dorefa,lower-binary"])
+@pytest.mark.parametrize(
+    "text",
+    ["rvm-bnn", "rvm-react,lower-binary", pytest.param("rvm-dorefa,lower-binary", marks=pytest.mark.slow)],
+)
 def test_one_bit_rvm(rvm, text):
     """Sums are integers and thresholds are the same, so signs turn nowhere."""
     program = parse_pipeline(text).run(rvm)
@@ -80,12 +83,17 @@ def test_one_bit_rvm(rvm, text):
 
 
 def test_quantized_rvm(rvm):
+    """Trainable: stored codes and QDQ pairs. Lowered: integer sums, so a code turns only after a pooled mean or gate."""
     clip = procedural_clip(0, 0, 2, 64, 96).frames
-    program = parse_pipeline("canonicalize,fold-batch-norm,quantize{weights=4 range=min-max}").run(rvm, Context(clips=[clip]))
+    text = "canonicalize,fold-batch-norm,quantize{weights=4 range=min-max}"
+    program = parse_pipeline(text).run(rvm, Context(clips=[clip]))
     artifact = Onnx().compile(program)
-    stored = initializers(artifact).values()
-    assert len([kind for kind in stored if kind == onnx.TensorProto.INT4]) > 70
+    assert list(initializers(artifact).values()).count(onnx.TensorProto.INT4) > 70
     assert operators(artifact).count("QuantizeLinear") == operators(artifact).count("DequantizeLinear") / 2
+    lowered = parse_pipeline("lower-quantized").run(program)
+    artifact = Onnx().compile(lowered)
+    assert operators(artifact).count("matte::quantized_conv2d") > 70
+    assert max(agreement.relative for agreement in compare(lowered, artifact, frames=1)) < 1e-3
 
 
 @pytest.mark.parametrize(

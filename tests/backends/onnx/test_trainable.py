@@ -42,12 +42,12 @@ def quantized_convolution(weight_bits: int, activation_bits: int, symmetric: boo
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("weight_bits", [2, 4, 8])
-@pytest.mark.parametrize("fused", [False, True])
-def test_fake_quantizers_become_pairs(weight_bits, symmetric, fused):
+@pytest.mark.parametrize("exact", [True, False])
+def test_fake_quantizers_become_pairs(weight_bits, symmetric, exact):
     """Weights become codes of their own width, activations 8-bit codes clipped to theirs."""
     for activation_bits in (4, 8):
         program = quantized_convolution(weight_bits, activation_bits, symmetric)
-        artifact = Onnx(verify=False, fuse_quantized=fused).compile(program)
+        artifact = Onnx(verify=False, exact=exact).compile(program)
         x = image(2, 4, 7, 6, spread=3.0)
         with torch.no_grad():
             expected = program.run(x=x)["y"]
