@@ -1,8 +1,8 @@
-"""Two ways of computing the same, timed in turn."""
+"""Several ways of computing the same, timed in turn."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,27 @@ class Comparison:
 
 def compare(ours: Work, peer: Work, peer_name: str, threads: int, runs: int) -> Comparison:
     """Time `ours` and `peer` in turn, `runs` times each after one warm-up."""
-    ours()
-    peer()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
-        for work, measured in zip((ours, peer), times, strict=True):
+    times = time_in_turn({"ours": ours, "peer": peer}, runs)
+    ours_ms, peer_ms = (statistics.median(times[name]) for name in ("ours", "peer"))
+    return Comparison(threads, runs, ours_ms, peer_name, peer_ms)
+
+
+def time_in_turn(
+    works: Mapping[str, Work],
+    runs: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[float]]:
+    """Milliseconds of each of `runs` runs of every work, round after round, after one warm-up of each.
+
+    Rounds spread whatever else the machine does over all works alike.
+    """
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for done in range(1, runs + 1):
+        for name, work in works.items():
             start = time.perf_counter()
             work()
-            measured.append(time.perf_counter() - start)
-    ours_ms, peer_ms = (statistics.median(measured) * 1e3 for measured in times)
-    return Comparison(threads, runs, ours_ms, peer_name, peer_ms)
+            times[name].append((time.perf_counter() - start) * 1e3)
+        progress(done, runs)
+    return times
