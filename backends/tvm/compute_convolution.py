@@ -34,24 +34,29 @@ class Geometry:
         return position * self.stride[axis] + step * self.dilation[axis]
 
 
-def gather(x: te.Tensor, padding: tuple[int, int], depth: int) -> te.Tensor:
+def gather(
+    x: te.Tensor, padding: tuple[int, int], depth: int, size: tuple[int, int] | None = None
+) -> te.Tensor:
     """The input with zeros around it and up to `depth` channels, computing views on the way.
 
-    It is the input itself where there is nothing to do.
+    It is the input itself where there is nothing to do. With `size`, zeros follow up to that many rows and columns.
     """
     rows, columns = padding
     batch, height, width, channels = (int(size) for size in x.shape)
+    size = size or (height + 2 * rows, width + 2 * columns)
     if isinstance(x.op, te.PlaceholderOp) and padding == (0, 0) and depth == channels:
         return x
 
     def element(n: Index, i: Index, j: Index, c: Index) -> Expression:
-        inside = [i >= rows, i < height + rows] if rows else []
-        inside += [j >= columns, j < width + columns] if columns else []
+        inside = [i >= rows] if rows else []
+        inside += [i < height + rows] if size[0] > height + rows else []
+        inside += [j >= columns] if columns else []
+        inside += [j < width + columns] if size[1] > width + columns else []
         inside += [c < channels] if depth > channels else []
         value = x(n, i - rows, j - columns, c)
         return select(te.all(*inside), value, constant(0.0)) if inside else value
 
-    return te.compute((batch, height + 2 * rows, width + 2 * columns, depth), element, name="gather")
+    return te.compute((batch, *size, depth), element, name="gather")
 
 
 def convolution(x: te.Tensor, weight: te.Tensor, geometry: Geometry, groups: int = 1) -> te.Tensor:

@@ -1,15 +1,18 @@
-"""Convolution with its bias."""
+"""Convolution with its bias: which of three ways computes it, and its weights laid out for that."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 from tvm import te
 
 from mattecompress.backends.tvm.compute_convolution import Geometry, convolution, depthwise
+from mattecompress.backends.tvm.compute_winograd import suits_winograd, transform_weight, winograd
 from mattecompress.backends.tvm.conversion import Conversion, Scope
-from mattecompress.backends.tvm.operands import CONVOLUTION, compose
+from mattecompress.backends.tvm.operands import CONVOLUTION, Array, compose
 
 aten = torch.ops.aten
 
@@ -17,40 +20,68 @@ DEPTH_MULTIPLE = 4
 """Gathered inputs get zero channels up to a multiple of this, so that they load as vectors."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a convolution: its weights and what becomes of them and the input."""
+
+    name: str
+    weight: Array
+    compute: Callable[[te.Tensor, te.Tensor], te.Tensor]
+
+
 def convert(scope: Scope, node: fx.Node) -> Conversion:
-    """`aten.conv2d.default`; weights are laid out anew, (O,I,KH,KW) to (KH,KW,I,O)."""
+    """`aten.conv2d.default` on constant weights."""
     x, weight_node, bias_node, stride, padding, dilation, groups = _arguments(node)
     weight, bias = scope.tensor(weight_node), scope.tensor(bias_node)
     assert weight is not None
-    channels = scope.shape(x)[1]
-    geometry = Geometry(tuple(weight.shape[2:]), stride, padding, dilation)  # type: ignore[arg-type]
-    is_depthwise = groups == channels == weight.shape[0] and groups > 1
+    outputs, _, rows, columns = weight.shape
+    geometry, inputs = Geometry((rows, columns), stride, padding, dilation), scope.shape(x)[1]
     source = scope.view(x)
     gathers = padding != (0, 0) or not source.is_stored
-    laid_out = weight.detach().permute(2, 3, 1, 0).contiguous()
-    if is_depthwise:
-        laid_out = laid_out[:, :, 0]
-    elif gathers and groups == 1:
-        laid_out = F.pad(laid_out, (0, 0, 0, -channels % DEPTH_MULTIPLE))
-    operands = [source, scope.constant(laid_out.numpy())]
+    if groups == inputs == outputs and groups > 1:
+        way = _depthwise(weight, geometry)
+    elif suits_winograd(geometry, scope.shape(node)[2:], inputs, outputs, groups):
+        way = _winograd(weight, geometry)
+    else:
+        way = _direct(weight, geometry, groups, pad=gathers and groups == 1)
+    operands = [source, scope.constant(way.weight)]
     if bias is not None:
         operands.append(scope.constant(bias.detach().numpy()))
 
-    def compute(source: te.Tensor, kernel: te.Tensor, offset: te.Tensor | None = None) -> te.Tensor:
-        if is_depthwise:
-            result = depthwise(source, kernel, geometry)
-        else:
-            result = convolution(source, kernel, geometry, groups)
+    def compute(tensor: te.Tensor, kernel: te.Tensor, offset: te.Tensor | None = None) -> te.Tensor:
+        result = way.compute(tensor, kernel)
         return result if offset is None else add_bias(result, offset)
 
-    rows, columns = geometry.kernel
-    name = f"{'depthwise' if is_depthwise else 'convolution'}_{rows}x{columns}_{channels}_{weight.shape[0]}"
+    name = f"{way.name}_{rows}x{columns}_{inputs}_{outputs}"
     return Conversion(compose(compute, operands), name, CONVOLUTION)
 
 
 def add_bias(x: te.Tensor, bias: te.Tensor) -> te.Tensor:
     """x (N,H,W,C) plus bias (C,)."""
     return te.compute(x.shape, lambda n, i, j, c: x(n, i, j, c) + bias(c), name="bias")
+
+
+def _depthwise(weight: Tensor, geometry: Geometry) -> Way:
+    return Way("depthwise", _lay_out(weight)[:, :, 0], lambda x, kernel: depthwise(x, kernel, geometry))
+
+
+def _winograd(weight: Tensor, geometry: Geometry) -> Way:
+    transformed = transform_weight(_lay_out(weight, pad=True))
+    return Way("winograd", transformed, lambda x, kernel: winograd(x, kernel, geometry))
+
+
+def _direct(weight: Tensor, geometry: Geometry, groups: int, pad: bool) -> Way:
+    laid_out = _lay_out(weight, pad)
+    return Way("convolution", laid_out, lambda x, kernel: convolution(x, kernel, geometry, groups))
+
+
+def _lay_out(weight: Tensor, pad: bool = False) -> Array:
+    """(O,I,KH,KW) to (KH,KW,I,O), with zeros after I up to a multiple of `DEPTH_MULTIPLE` where wanted."""
+    laid_out = weight.detach().permute(2, 3, 1, 0)
+    if pad:
+        laid_out = F.pad(laid_out, (0, 0, 0, -weight.shape[1] % DEPTH_MULTIPLE))
+    result: Array = laid_out.contiguous().numpy()
+    return result
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:

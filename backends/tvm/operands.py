@@ -15,6 +15,7 @@ from tvm import relax, te, tirx
 
 Index = Any
 Expression = Any
+Array = np.ndarray[Any, Any]
 
 STORAGE_ORDER = (0, 2, 3, 1)
 LOGICAL_ORDER = (0, 3, 1, 2)
@@ -85,7 +86,7 @@ def read(tensor: te.Tensor, index: Sequence[Index]) -> Expression:
     return tensor(*(clipped[axis] for axis in STORAGE_ORDER) if len(shape) == 4 else clipped)
 
 
-def stored(tensor: torch.Tensor, rank: int | None = None) -> np.ndarray[Any, Any]:
+def stored(tensor: torch.Tensor, rank: int | None = None) -> Array:
     """A logical constant in storage order, with ones before its shape up to `rank`."""
     tensor = tensor.detach().cpu()
     if rank is not None:

@@ -100,6 +100,16 @@ def _cut(loop: tirx.For) -> tirx.Stmt:
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
 
+def _rename(let: tirx.Let) -> tirx.Let:
+    """The same expression with a name of its own, since pieces must not bind one name to several values."""
+    name = tirx.Var(let.var.name, let.var.ty.dtype)
+
+    def substitute(variable: tirx.Var) -> Any:
+        return name if variable.same_as(let.var) else variable
+
+    return tirx.Let(name, let.value, tvm_ffi.structural_map(let.body, (tirx.Var, substitute)))
+
+
 def _piece(loop: tirx.For, piece: Piece) -> tirx.Stmt:
     start, count, width = piece
     name, dtype = loop.loop_var.name, str(loop.loop_var.ty.dtype)
@@ -110,6 +120,7 @@ def _piece(loop: tirx.For, piece: Piece) -> tirx.Stmt:
         return place if variable.same_as(loop.loop_var) else variable
 
     result = tvm_ffi.structural_map(loop.body, (tirx.Var, substitute))
+    result = tvm_ffi.structural_map(result, (tirx.Let, _rename))
     if width > 1:
         result = tirx.For(lane, 0, width, tirx.ForKind.VECTORIZED, result)
     if count > 1:

@@ -20,6 +20,7 @@ from mattecompress.backends.tvm.schedule_convolution import Packing, schedule_co
 from mattecompress.backends.tvm.schedule_depthwise import schedule_depthwise
 from mattecompress.backends.tvm.schedule_injective import schedule_injective
 from mattecompress.backends.tvm.schedule_pooling import schedule_pooling
+from mattecompress.backends.tvm.schedule_winograd import schedule_winograd
 from mattecompress.backends.tvm.stages import RefusalError
 from mattecompress.backends.tvm.targets import Target
 
@@ -46,6 +47,7 @@ def leave_serial(s: Schedule, target: Target) -> list[Packing]:
 
 RULES: dict[str, Rule] = {
     "convolution": schedule_convolution,
+    "winograd": schedule_winograd,
     "depthwise": schedule_depthwise,
     "binary convolution": adapted(schedule_binary_convolution),
     "binary depthwise": adapted(schedule_binary_depthwise),

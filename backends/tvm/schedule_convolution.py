@@ -68,14 +68,16 @@ def schedule_convolution(s: Schedule, target: Target) -> list[Packing]:
     depth = int(block.iter_vars[-1].dom.extent)
     grouped = _group_size(block, outputs, depth)
     tile = choose_tile(target, rows, columns, grouped)
-    parameter = _parameter(s, block.reads[1].source)
-    s.transform_layout(
-        stages.main,
-        ("read", 1),
-        lambda kh, kw, i, o: (o // tile.channels, kh, kw, i, o % tile.channels),
-    )
+    packing = pack_weight(s, stages.main, tile.channels)
     _order_loops(s, stages, tile, target, rows)
-    return [Packing(parameter, tile.channels)]
+    return [packing]
+
+
+def pack_weight(s: Schedule, block: Any, tile: int) -> Packing:
+    """Let a block read its second operand, a weight (KH,KW,I,O), in tiles of output channels."""
+    parameter = _parameter(s, s.get(block).reads[1].source)
+    s.transform_layout(block, ("read", 1), lambda kh, kw, i, o: (o // tile, kh, kw, i, o % tile))
+    return Packing(parameter, tile)
 
 
 def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int) -> None:

@@ -12,7 +12,7 @@ from mattecompress.backends.tvm.importer import import_program, supports
 from mattecompress.backends.tvm.schedule import rules_used
 from tests.backends.tvm.nets import HOST, Net, PairNet, compiled, inputs_of, largest_difference, program_of
 
-few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def kernels(program):
@@ -62,6 +62,25 @@ def test_depthwise_convolution(channels, size, kernel, stride, dilation):
     padding = (kernel - 1) // 2 * dilation
     layer = nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels)
     assert largest_difference(program_of(layer, (1, channels, *size))) < 1e-5
+
+
+@few
+@given(
+    channels=st.integers(9, 40),
+    outputs=st.integers(9, 40),
+    size=st.tuples(st.integers(8, 21), st.integers(8, 21)),
+    padding=st.integers(0, 2),
+)
+def test_winograd_convolution(channels, outputs, size, padding):
+    program = program_of(nn.Conv2d(channels, outputs, 3, padding=padding), (2, channels, *size))
+    assert largest_difference(program) < 5e-5
+
+
+def test_winograd_takes_what_it_speeds_up():
+    program = program_of(nn.Conv2d(35, 16, 3, padding=1), (1, 35, 32, 32))
+    assert "winograd" in rules_used(lower(program, HOST)).values()
+    for layer in (nn.Conv2d(35, 16, 3, 2, 1), nn.Conv2d(35, 16, 3, dilation=2), nn.Conv2d(35, 16, 5)):
+        assert "winograd" not in rules_used(lower(program_of(layer, (1, 35, 32, 32)), HOST)).values()
 
 
 ELEMENTWISE = {
@@ -167,7 +186,7 @@ def test_residual_block_is_three_kernels_between_the_layouts():
     assert largest_difference(program) < 1e-5
     assert kernels(program) == [
         "fused_convolution_1x1_40_24_add",
-        "fused_convolution_3x3_24_40_hardswish",
+        "fused_winograd_3x3_24_40_hardswish",
         "to_nchw",
         "to_nhwc",
     ]
