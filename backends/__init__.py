@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, fx
 
-from mattecompress.errors import UserError
+from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.options import nearest
 from mattecompress.program import Program
 
@@ -17,6 +17,7 @@ BACKENDS = {
     "onnx": "onnx:Onnx",
     "tvm": "tvm.backend:Tvm",
 }
+EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx", "onnxscript": "onnx", "tvm": "tvm"}
 
 
 class UnsupportedError(UserError):
@@ -69,5 +70,13 @@ def load_backend(name: str) -> Callable[..., Backend]:
     if name not in BACKENDS:
         raise UnsupportedError(f"unknown backend '{name}'{nearest(name, BACKENDS)}")
     module, _, kind = BACKENDS[name].partition(":")
-    found: Callable[..., Backend] = getattr(importlib.import_module(f"mattecompress.backends.{module}"), kind)
+    try:
+        found: Callable[..., Backend] = getattr(
+            importlib.import_module(f"mattecompress.backends.{module}"), kind
+        )
+    except ModuleNotFoundError as error:
+        absent = (error.name or "").partition(".")[0]
+        if absent not in EXTRAS:
+            raise
+        raise MissingExtraError(absent, EXTRAS[absent]) from error
     return found

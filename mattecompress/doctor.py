@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxsim": "onnx",
+    "onnxscript": "onnx",
     "apache-tvm": "tvm",
     "ziglang": "tvm",
 }
@@ -36,34 +36,42 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    return Finding("python", True, f"{platform.python_version()} on {platform.machine()}")
+    return Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _packages() -> Iterator[Finding]:
     for package, extra in EXTRAS.items():
-        try:
-            yield Finding(package, True, importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(package)
+        if version is not None:
+            yield Finding(package, True, version)
+        else:
             wanted = "mattecompress" if extra == "core" else f"'mattecompress[{extra}]'"
             yield Finding(package, False, "not installed", f"pip install {wanted}")
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _targets() -> Iterator[Finding]:
-    from mattecompress.backends.tvm.link import LinkError, find_linker
+    """What each target lacks to be built for and to be run; code for all of them is made by tvm."""
+    from mattecompress.backends.tvm.link import available
     from mattecompress.backends.tvm.targets import TARGETS
 
+    compiles = _version("apache-tvm") is not None
     for name, target in TARGETS.items():
-        try:
-            linked = f"links with {find_linker(target).name}"
-        except LinkError as error:
-            yield Finding(name, False, "cannot be linked", str(error))
-            continue
-        emulator = target.emulator
-        if target.is_host:
-            yield Finding(name, True, f"{linked}, runs here")
-        elif emulator is None:
-            yield Finding(name, True, f"{linked}; no emulator runs it, use a device")
-        elif shutil.which(emulator):
-            yield Finding(name, True, f"{linked}, runs under {emulator}")
+        found = available(target)
+        if not compiles:
+            yield Finding(name, False, "cannot be compiled for", "pip install 'mattecompress[tvm]'")
+        elif not found.links:
+            yield Finding(name, False, "cannot be linked", found.links_with)
+        elif found.runs:
+            yield Finding(name, True, f"links with {found.links_with}, runs on {found.runs_with}")
+        elif target.emulator is None:
+            yield Finding(name, True, f"links with {found.links_with}; {found.runs_with}")
         else:
-            yield Finding(name, False, f"{linked}, {emulator} is absent", "apt-get install qemu-user")
+            detail = f"links with {found.links_with}; cannot run here, {target.emulator} is absent"
+            yield Finding(name, False, detail, "apt-get install qemu-user")

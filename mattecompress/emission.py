@@ -1,4 +1,4 @@
-"""Compiled files: executables, shared objects, ONNX models."""
+"""Compiled files: executables, static libraries, shared objects, ONNX models."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from mattecompress.backends import load_backend
 from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Program
 
-EMITTERS = ("exe", "so", "onnx")
+EMITTERS = ("exe", "lib", "so", "onnx")
 
 
 def emit_files(
@@ -15,14 +15,16 @@ def emit_files(
 ) -> Iterator[tuple[Path, str]]:
     """Write a program's compiled form into `folder`; yields each path with its size.
 
+    emit: one of EMITTERS; a model for ONNX has no target.
+
     Raises:
-        TargetError, LinkError, UnsupportedError, OpenResolutionError, UnwritableError
+        TargetError, LinkError, UnsupportedError, ResolutionError, MissingExtraError, UnwritableError
     """
     if emit == "onnx":
         artifact = load_backend("onnx")().compile(program)
     else:
         require_fixed_size(program)
-        kind = load_backend("tvm")
-        artifact = kind(target=target, emit=emit, linker=linker).compile(lower(program, strict))
+        backend = load_backend("tvm")(target=target, emit=emit, linker=linker)
+        artifact = backend.compile(lower(program, strict))
     for path in artifact.save(folder):
         yield path, f"{path.stat().st_size / 2**20:.2f} MiB"

@@ -1,13 +1,16 @@
 """How well a program mattes: the papers' video metrics over clips."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from mattecompress.data.sources import SourceClip
 from mattecompress.errors import UserError
 from mattecompress.metrics import evaluate_clip
+from mattecompress.preparation import fix_size
 from mattecompress.program import Program
 from mattecompress.stream import Run, Stream
 
@@ -25,6 +28,12 @@ class Evaluation:
     frames: int
     metrics: dict[str, float]
 
+    def as_json(self) -> dict[str, Any]:
+        """The document that `eval --json` prints; a metric that could not be measured is null."""
+        measured = {name: self.metrics.get(name, math.nan) for name in METRICS}
+        finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+        return {"frames": self.frames, "metrics": finite}
+
 
 def evaluate(
     program: Program, run: Run, clips: Sequence[SourceClip], reference: Program | None = None
@@ -35,11 +44,12 @@ def evaluate(
 
     Raises:
         NoTruthError: a clip has no alpha and there is no reference.
+        ResolutionError, PreconditionError: a program cannot take the clip's size.
     """
     results = []
     for clip in clips:
-        alpha, foreground = predict(program, run, clip)
         true_alpha, true_foreground = _truth(clip, reference)
+        alpha, foreground = predict(program, run, clip)
         results.append(evaluate_clip(alpha, true_alpha, foreground, true_foreground))
     frames = [len(clip.frames) for clip in clips]
     metrics = {
@@ -51,8 +61,15 @@ def evaluate(
 
 
 def predict(program: Program, run: Run, clip: SourceClip) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Alpha (T,1,H,W), and foreground (T,3,H,W) where the program yields one."""
-    outputs = list(Stream(program, run).over(clip.frames))
+    """Alpha (T,1,H,W), and foreground (T,3,H,W) where the program yields one.
+
+    States of a program of open size take theirs from the clip.
+
+    Raises:
+        ResolutionError, PreconditionError: the program cannot take the clip's size.
+    """
+    height, width = clip.frames.shape[-2:]
+    outputs = list(Stream(fix_size(program, (height, width)), run).over(clip.frames))
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
     foreground = torch.cat([output["fgr"] for output in outputs]) if "fgr" in program.output_names else None
     return alpha, foreground

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mattecompress.data.clips import procedural_clip
 from mattecompress.data.colours import parse_colour
-from mattecompress.data.frames import composite
-from mattecompress.data.sources import DEFAULT_SIZE, frame_size
+from mattecompress.data.frames import MediaError, composite
+from mattecompress.data.sources import DEFAULT_SIZE, frame_size, procedural_seed
 from mattecompress.data.video import open_writer, read_frames, read_info
 from mattecompress.evaluation import alpha_name
+from mattecompress.preparation import require_fixed_size
 from mattecompress.program import Program
 from mattecompress.stream import Run, Stream
 
@@ -39,9 +40,13 @@ def matte_clip(
 
     Raises:
         MediaError: the source cannot be read, or the paths cannot be written. ColourError: no such colour.
+        ResolutionError: the program's size is open.
     """
+    require_fixed_size(program)
     background = parse_colour(colour) if colour else None
     beside = alpha_path.with_name(f"{alpha_path.stem}-composite{alpha_path.suffix}")
+    if Path(source).exists() and Path(source).resolve() in (alpha_path.resolve(), beside.resolve()):
+        raise MediaError(f"{source}: the matte would overwrite the input: name another file with --alpha")
     total, fps, pictures = _open_source(source, frame_size(program), frames)
     matte = alpha_name(program)
     with ExitStack() as stack:
@@ -61,9 +66,9 @@ def matte_clip(
 def _open_source(
     source: str, size: tuple[int, int] | None, frames: int | None
 ) -> tuple[int, Fraction, Iterator[Tensor]]:
-    kind, _, seed = source.partition(":")
-    if kind == "procedural":
-        clip = procedural_clip(int(seed or 0), 0, frames or PROCEDURAL_FRAMES, *(size or DEFAULT_SIZE))
+    seed = procedural_seed(source)
+    if seed is not None:
+        clip = procedural_clip(seed, 0, frames or PROCEDURAL_FRAMES, *(size or DEFAULT_SIZE))
         return len(clip.frames), FPS, iter(clip.frames)
     info = read_info(Path(source))
     pictures = read_frames(Path(source), size=size)

@@ -1,7 +1,9 @@
 """A program made ready for a backend."""
 
 from mattecompress.backends import Artifact, load_backend
+from mattecompress.data.sources import frame_node, frame_size
 from mattecompress.errors import UserError
+from mattecompress.facts import evaluate_size, size_symbols
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
@@ -9,8 +11,8 @@ from mattecompress.propagation import program_symbols
 LOWERED_ONLY = ("tvm",)
 
 
-class OpenResolutionError(UserError):
-    """A backend that needs fixed sizes was given a program whose sizes are open."""
+class ResolutionError(UserError):
+    """A program's size is open where it must be fixed, or fixed at another one."""
 
 
 def lower(program: Program, strict: bool = False) -> Program:
@@ -19,19 +21,54 @@ def lower(program: Program, strict: bool = False) -> Program:
 
 
 def require_fixed_size(program: Program) -> None:
-    """Raise `OpenResolutionError` while a size of the program is open."""
+    """Raise `ResolutionError` while a size of the program is open."""
     if program_symbols(program):
-        raise OpenResolutionError(
-            "the program's size is open, and compiled code has a fixed one: add --size 288x512"
+        raise ResolutionError(
+            f"the size of {program.name} is open and must be fixed here: add --size 288x512"
         )
+
+
+def fix_size(program: Program, size: tuple[int, int]) -> Program:
+    """The program at (height, width); one that has this size already comes back as it is.
+
+    Raises:
+        ResolutionError: it is fixed at another size.
+        PreconditionError: its network cannot take this one; the message names the nearest.
+    """
+    height, width = size
+    if program_symbols(program):
+        return parse_pipeline(f"set-resolution{{height={height} width={width}}},canonicalize").run(program)
+    known = frame_size(program)
+    if known != size:
+        held = "no frames" if known is None else f"frames of {known[0]}x{known[1]}"
+        raise ResolutionError(
+            f"{program.name} takes {held}, not {height}x{width}: leave --size out, or capture it without --size"
+        )
+    return program
+
+
+def nearest_size(program: Program, size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) nearest to `size` that the program can take."""
+    height, width = program.facts(frame_node(program)).shape[-2:]
+    return _nearest(height, size[0]), _nearest(width, size[1])
+
+
+def _nearest(axis: int | str, wanted: int) -> int:
+    if isinstance(axis, int):
+        return axis
+    step = int(evaluate_size(axis, dict.fromkeys(size_symbols(axis), 1)))
+    return max(step, round(wanted / step) * step)
 
 
 def compile_program(program: Program, backend: str, target: str = "host", threads: int = 1) -> Artifact:
     """An artifact that runs `program`; backends that know lowered operations only get it lowered.
 
+    threads: for ONNX Runtime; compiled code runs on one.
+
     Raises:
-        OpenResolutionError: the backend needs fixed sizes.
+        ResolutionError: the backend needs fixed sizes.
         UnsupportedError: the backend is unknown or cannot compile some node.
+        MissingExtraError: the extra that the backend needs is not installed.
     """
     kind = load_backend(backend)
     if backend not in LOWERED_ONLY:

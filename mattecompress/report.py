@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mattecompress.data.frames import to_bytes
+from mattecompress.errors import MissingExtraError
 from mattecompress.files import atomic_path
 
 TEMPLATE = "report.html"
@@ -70,8 +71,15 @@ def write_report(
 
 
 def picture(frame: Tensor) -> str:
-    """A frame (1 or 3,H,W) as a `data:` address of a PNG."""
-    from PIL import Image
+    """A frame (1 or 3,H,W) as a `data:` address of a PNG.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("pillow", "media") from error
 
     pixels = to_bytes(frame).permute(1, 2, 0)
     image = Image.fromarray((pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).contiguous().numpy())

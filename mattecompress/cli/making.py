@@ -5,12 +5,55 @@ from typing import Annotated
 
 import typer
 
-from mattecompress.cli.options import Output, Seed, Size, parse_size, say
+from mattecompress.cli.options import Output, Seed, Size, parse_size, require_writable, say
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
+    app.command()(train)
     app.command()(demo)
+
+
+def train(
+    output: Output,
+    recipe: Annotated[str, typer.Option(help="A recipe; `mattecompress recipes` lists them.")] = "rvm-small",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to begin with; default: random.")] = None,
+    seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:0; default: a GPU if there is one.")] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 100,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Stop, with a checkpoint, after this step.", min=1)
+    ] = None,
+) -> None:
+    """Train a network on clips made on the fly; a run that was broken off goes on where it stopped.
+
+    mattecompress train --recipe rvm-small -o trained/
+
+    mattecompress capture rvm-mobilenetv3 --checkpoint trained/weights.safetensors -o trained.mcg
+
+    torchrun --nproc-per-node 4 -m mattecompress train --recipe rvm -o trained/
+    """
+    from mattecompress.training.loop import train as train_recipe
+    from mattecompress.training.recipes import find_recipe
+
+    wanted = find_recipe(recipe)
+    require_writable(output, folder=True)
+    record = train_recipe(
+        wanted,
+        output,
+        seed,
+        name=recipe,
+        checkpoint=checkpoint,
+        device=device,
+        save_every=save_every,
+        stop_after=stop_after,
+    )
+    if record is None:
+        say(
+            f"{output}: stopped after step {stop_after} of {wanted.steps}; the same command goes on from here"
+        )
+        return
+    say(f"{record.weights}: {wanted.steps} steps, last loss {record.losses[-1]:.4f}; {record.record}")
 
 
 def demo(

@@ -1,6 +1,7 @@
 """Options and values that several verbs share."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mattecompress.errors import UserError
+from mattecompress.files import UnwritableError
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.")]
 Frames = Annotated[int | None, typer.Option(help="Use only this many frames.", min=1)]
@@ -29,10 +31,25 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """(height, width) from `288x512`."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None or "0" in match.groups():
+    match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if 0 in size:
         raise ArgumentError(f"--size '{text}': expected HEIGHTxWIDTH, such as 288x512")
-    return int(match[1]), int(match[2])
+    return size
+
+
+def require_writable(path: Path, folder: bool = False) -> None:
+    """Raise `UnwritableError` before work begins that could not be saved at `path`; writes nothing.
+
+    folder: `path` is to be a folder of files, rather than one file.
+    """
+    if path.is_dir() and not folder:
+        raise UnwritableError(f"cannot write {path}: it is a folder; name a file with -o")
+    standing = next(above for above in (path, *path.absolute().parents) if above.exists())
+    if not standing.is_dir() and (folder or standing != path):
+        raise UnwritableError(f"cannot write {path}: {standing} is no folder; choose another place with -o")
+    if not os.access(standing, os.W_OK):
+        raise UnwritableError(f"cannot write {path}: {standing} is read-only; choose another place with -o")
 
 
 def say(message: str) -> None:

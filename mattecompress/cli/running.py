@@ -11,9 +11,9 @@ from mattecompress.cli.options import (
     Output,
     ProgramPath,
     Size,
-    Threads,
     parse_size,
     progress_bar,
+    require_writable,
     say,
 )
 
@@ -30,22 +30,41 @@ def register(app: typer.Typer) -> None:
 
 
 def load_at(path: Path, size: str | None) -> "Program":
-    """A program, its open sizes fixed where a size is given."""
-    from mattecompress import container
-    from mattecompress.pipeline_text import parse_pipeline
+    """A program, its open sizes fixed where a size is given.
 
+    Raises:
+        ContainerError: no such program. ResolutionError, PreconditionError: it cannot take the size.
+    """
+    from mattecompress import container
+    from mattecompress.preparation import fix_size
+
+    wanted = parse_size(size)
     program = container.load(path)
-    if wanted := parse_size(size):
-        program = parse_pipeline(f"set-resolution{{height={wanted[0]} width={wanted[1]}}},canonicalize").run(
-            program
-        )
-    return program
+    return fix_size(program, wanted) if wanted else program
+
+
+def fit_to(program: "Program", source: str) -> "Program":
+    """A program of open size at the one nearest to a clip's, any other as it is.
+
+    Raises:
+        MediaError: the clip cannot be read.
+    """
+    from mattecompress.data.sources import frame_size, source_size
+    from mattecompress.preparation import fix_size, nearest_size
+
+    if frame_size(program):
+        return program
+    natural = source_size(source)
+    fitting = nearest_size(program, natural)
+    if fitting != natural:
+        say(f"{source}: {natural[0]}x{natural[1]} is resized to {fitting[0]}x{fitting[1]}")
+    return fix_size(program, fitting)
 
 
 def build(
     program: ProgramPath,
     target: Target = "host",
-    emit: Annotated[str, typer.Option(help="exe, so or onnx.")] = "exe",
+    emit: Annotated[str, typer.Option(help="exe, lib, so or onnx.")] = "exe",
     output: Output = Path("dist"),
     size: Size = None,
     linker: Annotated[str | None, typer.Option(help="Link with this compiler.")] = None,
@@ -54,12 +73,17 @@ def build(
     """Compile a program for a target.
 
     mattecompress build w8a8.mcg --target cortex-a76 --emit exe -o dist/
+
+    mattecompress build rvm.mcg --emit onnx -o dist/
     """
     from mattecompress.emission import EMITTERS, emit_files
     from mattecompress.options import nearest
 
     if emit not in EMITTERS:
         raise ArgumentError(f"--emit '{emit}' is unknown{nearest(emit, EMITTERS)}")
+    if emit == "onnx" and (target != "host" or linker):
+        raise ArgumentError("--emit onnx makes a model for every machine: leave --target and --linker out")
+    require_writable(output, folder=True)
     for path, note in emit_files(load_at(program, size), target, emit, output, linker, strict):
         say(f"{path}: {note}")
 
@@ -76,16 +100,22 @@ def run(
     ] = None,
     frames: Frames = None,
     size: Size = None,
-    threads: Threads = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch or ONNX Runtime; tvm uses one.", min=1)] = 1,
 ) -> None:
     """Matte a clip.
 
     mattecompress run w8a8.mcg --backend tvm --input clip.mp4 --alpha alpha.mp4 --composite '#00b140'
+
+    mattecompress run rvm.mcg --size 288x512 --input pictures/ --alpha mattes/
     """
+    import torch
+
     from mattecompress.matting import matte_clip
     from mattecompress.preparation import compile_program
 
-    matting = load_at(program, size)
+    torch.set_num_threads(threads)
+    require_writable(alpha, folder=not alpha.suffix)
+    matting = fit_to(load_at(program, size), input)
     artifact = compile_program(matting, backend, threads=threads)
     with progress_bar() as report:
         written = matte_clip(matting, artifact.run, input, alpha, composite, frames, report)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mattecompress.cli.options import ArgumentError, Frames, Json, ProgramPath, Size, Threads, print_json
-from mattecompress.cli.running import load_at
+from mattecompress.cli.running import fit_to, load_at
 
 ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
 
@@ -30,19 +30,23 @@ def evaluate(
     """Measure accuracy: the clip's own alpha, or what a reference program yields, is the truth.
 
     mattecompress eval w8a8.mcg --reference rvm.mcg --data clip.mp4 --json
+
+    mattecompress eval rvm.mcg --size 144x256 --data procedural:7
     """
     from mattecompress import evaluation
     from mattecompress.data.sources import frame_size, load_clips
-    from mattecompress.preparation import compile_program
+    from mattecompress.preparation import compile_program, fix_size
 
     measured = load_at(program, size)
     truth = load_at(reference, size) if reference else None
+    known = frame_size(measured) or (truth and frame_size(truth))
+    measured = fix_size(measured, known) if known else fit_to(measured, data)
     artifact = compile_program(measured, backend)
     result = evaluation.evaluate(
         measured, artifact.run, load_clips(data, frame_size(measured), clips, frames), truth
     )
     if json:
-        print_json({"frames": result.frames, "metrics": result.metrics})
+        print_json(result.as_json())
     else:
         from mattecompress.cli.tables import print_table
 
@@ -66,21 +70,26 @@ def bench(
     import torch
 
     from mattecompress.benchmark import compare
+    from mattecompress.data.sources import frame_size
     from mattecompress.options import nearest
-    from mattecompress.preparation import compile_program
+    from mattecompress.preparation import compile_program, fix_size, require_fixed_size
     from mattecompress.stream import Stream
 
     peers = {"onnxruntime": "onnx", "torch": "reference"}
     if against not in peers:
         raise ArgumentError(f"--against '{against}' is unknown{nearest(against, peers)}")
+    if threads != 1:
+        raise ArgumentError(f"--threads {threads}: compiled programs run on one thread, and so must the peer")
     torch.set_num_threads(threads)
     ours = load_at(program, size)
-    peer = load_at(reference, size) if reference else ours
+    require_fixed_size(ours)
+    height, width = frame_size(ours) or (0, 0)
+    peer = fix_size(load_at(reference, size), (height, width)) if reference else ours
     streams = [
         Stream(ours, compile_program(ours, "tvm", threads=threads).run),
         Stream(peer, compile_program(peer, peers[against], threads=threads).run),
     ]
-    frame = torch.rand(1, *ours.facts(ours.inputs[0]).sizes[1:], generator=torch.Generator().manual_seed(0))
+    frame = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     result = compare(lambda: streams[0](frame), lambda: streams[1](frame), against, threads, runs)
     if json:
         print_json(result.as_json())

@@ -1,7 +1,9 @@
 """Verbs on programs: capture, opt, inspect."""
 
 import importlib
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +20,18 @@ from mattecompress.cli.options import (
     parse_size,
     print_json,
     progress_bar,
+    require_writable,
     say,
 )
+from mattecompress.cli.running import load_at
 
 if TYPE_CHECKING:
-    from mattecompress.pipeline import Hook, Step
+    from torch import Tensor
+
+    from mattecompress.pipeline import Hook, Pipeline, Step
     from mattecompress.program import Program
+
+REFINERS = ("deep_guided_filter", "fast_guided_filter")
 
 
 def register(app: typer.Typer) -> None:
@@ -56,9 +64,12 @@ def capture(
     from mattecompress.cost import cost
     from mattecompress.propagation import program_symbols
 
+    require_writable(output)
     if ":" in model:
+        _refuse(model, "a function builds it", checkpoint=checkpoint, size=size, refiner=refiner)
         program = _capture_function(model, inputs or [], outputs, state or [])
     else:
+        _refuse(model, "its signature is known", inputs=inputs, outputs=outputs, state=state)
         program = _capture_named(model, checkpoint, parse_size(size), ratio, refiner)
     container.save(program, output, _hash_of(checkpoint))
     open_sizes = program_symbols(program)
@@ -70,32 +81,47 @@ def capture(
     say(f"{output}: {len(list(program.operations()))} nodes, {what}")
 
 
+def _refuse(model: str, reason: str, **options: object) -> None:
+    for name, value in options.items():
+        if value:
+            raise ArgumentError(f"--{name} does not apply to {model}: {reason}; leave it out")
+
+
 def _capture_named(
     model: str, checkpoint: Path | None, size: tuple[int, int] | None, ratio: float, refiner: str | None
 ) -> "Program":
     from mattecompress import api
+    from mattecompress.options import nearest
 
+    if refiner not in (None, *REFINERS):
+        raise ArgumentError(f"--refiner '{refiner}' is unknown{nearest(str(refiner), REFINERS)}")
+    if not 0 < ratio <= 1:
+        raise ArgumentError(f"--ratio {ratio:g}: expected more than 0 and at most 1")
     options: dict[str, Any] = {"refiner": refiner} if refiner else {}
     return api.capture(model, checkpoint=checkpoint, size=size, ratio=ratio, **options)
 
 
 def _capture_function(model: str, inputs: list[str], outputs: str | None, state: list[str]) -> "Program":
+    from torch import nn
+
     from mattecompress.capture import capture as capture_module
     from mattecompress.program import StatePair
     from mattecompress.signature import Signature
 
     if not inputs:
         raise ArgumentError(f"{model} needs the shape of each input: add --inputs 1x3x288x512")
+    shapes = tuple(_parse_input(text, number) for number, text in enumerate(inputs))
+    pairs = tuple(StatePair(*_parse_state(text, dict(shapes))) for text in state)
     module_name, _, function = model.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
         network = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError) as error:
-        raise ArgumentError(f"cannot build {model}: {error}") from error
+    except Exception as error:
+        raise ArgumentError(f"cannot build {model}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
-    shapes = tuple(_parse_input(text, number) for number, text in enumerate(inputs))
-    pairs = tuple(StatePair(*text.partition("=")[::2]) for text in state)
+    if not isinstance(network, nn.Module):
+        raise ArgumentError(f"{model} gave a {type(network).__name__}: it has to return a torch.nn.Module")
     signature = Signature(shapes, tuple((outputs or "alpha").split(",")), pairs)
     return capture_module(network, signature, function)
 
@@ -103,9 +129,20 @@ def _capture_function(model: str, inputs: list[str], outputs: str | None, state:
 def _parse_input(text: str, number: int) -> tuple[str, tuple[int, ...]]:
     name, equals, shape = text.rpartition("=")
     sizes = shape.split("x")
-    if not all(size.isdigit() for size in sizes):
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", size) for size in sizes):
         raise ArgumentError(f"--inputs '{text}': expected [NAME=]SHAPE, such as src=1x3x288x512")
     return name if equals else ("src" if number == 0 else f"input{number}"), tuple(map(int, sizes))
+
+
+def _parse_state(text: str, inputs: Collection[str]) -> tuple[str, str]:
+    name, _, output = text.partition("=")
+    if not name or not output:
+        raise ArgumentError(f"--state '{text}': expected INPUT=OUTPUT, such as r1i=r1o")
+    if name not in inputs:
+        raise ArgumentError(
+            f"--state '{text}': no input is called '{name}'; name it with --inputs {name}=SHAPE"
+        )
+    return name, output
 
 
 def _hash_of(path: Path | None) -> str:
@@ -138,25 +175,46 @@ def opt(
     mattecompress opt rvm.mcg -p canonicalize,fold-batch-norm --print-after all
     """
     from mattecompress import container
-    from mattecompress.data.sources import calibration_clips
     from mattecompress.pipeline import Context
     from mattecompress.pipeline_text import parse_pipeline
     from mattecompress.reproducer import run_with_reproducer
 
-    given = container.load(program)
     wanted = _until(parse_pipeline(pipeline), stop_after)
     hooks = _hooks(print_before, print_after, timing, [step.name for step in wanted.passes])
+    if output:
+        require_writable(output)
+    given = container.load(program)
+    counts, repeated = (clips, frames or 8), []
     with progress_bar() as report:
         context = Context(seed=seed, progress=report)
         if calibration:
-            context.clips = calibration_clips(calibration, given, clips, frames or 8)
-        result = run_with_reproducer(wanted, given, context, hooks)
+            context.clips = _calibration_clips(calibration, given, wanted, *counts)
+            repeated = _calibration_options(calibration, *counts)
+        result = run_with_reproducer(wanted, given, context, hooks, repeated)
     if output:
         container.save(result, output, str(container.load_manifest(program)["input_sha256"]))
         say(f"{output}: {result.level.value}, {len(list(result.operations()))} nodes")
 
 
-def _until(pipeline: Any, stop_after: str | None) -> Any:
+def _calibration_clips(
+    source: str, program: "Program", pipeline: "Pipeline", clips: int, frames: int
+) -> "list[Tensor]":
+    """Frames of clips at the program's size, or at that which the pipeline gives it."""
+    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.passes.set_resolution import SetResolution
+
+    fixed = [step for step in pipeline.passes if isinstance(step, SetResolution)]
+    size = (fixed[0].height, fixed[0].width) if fixed else frame_size(program)
+    return [clip.frames for clip in load_clips(source, size, clips, frames)]
+
+
+def _calibration_options(source: str, clips: int, frames: int) -> list[str]:
+    """The options again, for another working folder."""
+    place = str(Path(source).resolve()) if Path(source).exists() else source
+    return ["--calibration", place, "--clips", str(clips), "--frames", str(frames)]
+
+
+def _until(pipeline: "Pipeline", stop_after: str | None) -> "Pipeline":
     if stop_after is None:
         return pipeline
     names = [step.name for step in pipeline.passes]
@@ -167,7 +225,7 @@ def _until(pipeline: Any, stop_after: str | None) -> Any:
 def _check_pass(name: str, names: list[str]) -> None:
     from mattecompress.options import nearest
 
-    if name not in (*names, "all"):
+    if name not in names:
         raise ArgumentError(f"no pass '{name}' in the pipeline{nearest(name, names)}")
 
 
@@ -175,7 +233,7 @@ def _hooks(before: str | None, after: str | None, timing: bool, names: list[str]
     from mattecompress.text import print_program
 
     for name in filter(None, (before, after)):
-        _check_pass(name, names)
+        _check_pass(name, [*names, "all"])
 
     def dump(step: "Step") -> None:
         for wanted, shown, word in ((before, step.before, "before"), (after, step.result.program, "after")):
@@ -197,19 +255,22 @@ def inspect(
 ) -> None:
     """Show a program: costs by region, its text, or everything as JSON.
 
-    mattecompress inspect rvm.mcg            mattecompress inspect rvm.mcg --text | less
+    mattecompress inspect rvm.mcg
+
+    mattecompress inspect rvm.mcg --text | less
     """
-    from mattecompress import container
     from mattecompress.cost import cost
-    from mattecompress.pipeline_text import parse_pipeline
+    from mattecompress.preparation import require_fixed_size
     from mattecompress.text import print_program
 
-    shown = container.load(program)
-    if wanted := parse_size(size):
-        shown = parse_pipeline(f"set-resolution{{height={wanted[0]} width={wanted[1]}}}").run(shown)
+    if text and json:
+        raise ArgumentError("--text and --json are two forms of the same: choose one")
+    shown = load_at(program, size)
     if text:
         sys.stdout.write(print_program(shown))
-    elif json:
+        return
+    require_fixed_size(shown)
+    if json:
         print_json(cost(shown).as_json())
     else:
         from mattecompress.cli.tables import print_cost

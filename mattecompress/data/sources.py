@@ -6,15 +6,20 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from mattecompress.data.clips import procedural_clip
 from mattecompress.data.frames import MediaError
 from mattecompress.data.video import VIDEOS, read_frames
+from mattecompress.errors import UserError
 from mattecompress.program import Program
 
 DEFAULT_SIZE = (144, 256)
 VIDEO_SUFFIXES = {*VIDEOS, ".avi", ".webm", ".y4m"}
+
+
+class FrameInputError(UserError):
+    """A program does not take exactly one frame besides its states."""
 
 
 @dataclass(frozen=True)
@@ -37,32 +42,77 @@ def load_clips(source: str, size: tuple[int, int] | None, clips: int, frames: in
     Raises:
         MediaError: nothing is there, or it cannot be decoded.
     """
-    kind, _, seed = source.partition(":")
-    if kind == "procedural":
-        made = (
-            _make_clip(int(seed or 0), index, frames or 24, size or DEFAULT_SIZE) for index in range(clips)
-        )
-        return list(made)
+    seed = procedural_seed(source)
+    if seed is not None:
+        return [_make_clip(seed, index, frames or 24, size or DEFAULT_SIZE) for index in range(clips)]
     path = Path(source)
-    videos = sorted(item for item in path.iterdir() if item.suffix in VIDEO_SUFFIXES) if path.is_dir() else []
-    if videos:
+    if videos := _videos_in(path):
         return [_read_clip(video, size, frames) for video in videos[:clips]]
-    if path.suffix in VIDEO_SUFFIXES and clips > 1 and frames:
+    if _is_video(path) and clips > 1 and frames:
         return list(_cut(path, size, clips, frames))
     return [_read_clip(path, size, frames)]
 
 
-def calibration_clips(source: str, program: Program, clips: int, frames: int) -> list[Tensor]:
-    """Frames of clips at the program's size."""
-    return [clip.frames for clip in load_clips(source, frame_size(program), clips, frames)]
+def procedural_seed(source: str) -> int | None:
+    """The seed of `procedural` (0) or `procedural:SEED`; None where `source` is a path.
+
+    Raises:
+        MediaError: the seed is no number.
+    """
+    kind, _, seed = source.partition(":")
+    if kind != "procedural":
+        return None
+    if not seed.isdecimal() and source != kind:
+        raise MediaError(f"'{source}': expected a number behind the colon, such as procedural:7")
+    return int(seed or 0)
+
+
+def source_size(source: str) -> tuple[int, int]:
+    """(height, width) of the first frame of what `load_clips` would read; 144x256 for procedural clips.
+
+    Raises:
+        MediaError: nothing is there, or it cannot be decoded.
+    """
+    if procedural_seed(source) is not None:
+        return DEFAULT_SIZE
+    path = Path(source)
+    height, width = next(read_frames(next(iter(_videos_in(path)), path), limit=1)).shape[1:]
+    return height, width
+
+
+def frame_node(program: Program) -> fx.Node:
+    """The one input that is no state and has four axes.
+
+    Raises:
+        FrameInputError: there is another input besides the states, or that one is no frame.
+    """
+    states = {state.input for state in program.states}
+    inputs = [node for node in program.inputs if node.target not in states]
+    if len(inputs) != 1 or len(program.facts(inputs[0]).shape) != 4:
+        names = ", ".join(str(node.target) for node in inputs) or "none"
+        raise FrameInputError(
+            f"{program.name} has to take one input (1,3,H,W) besides its states, it takes {names}: "
+            "name recurrent states with --state when you capture it"
+        )
+    return inputs[0]
 
 
 def frame_size(program: Program) -> tuple[int, int] | None:
-    """(height, width) of the program's frame; None while it is open."""
-    states = {state.input for state in program.states}
-    frame = next(node for node in program.inputs if node.target not in states)
-    height, width = program.facts(frame).shape[-2:]
+    """(height, width) of the program's frame; None while it is open.
+
+    Raises:
+        FrameInputError: the program takes no single frame.
+    """
+    height, width = program.facts(frame_node(program)).shape[-2:]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def _videos_in(path: Path) -> list[Path]:
+    return sorted(filter(_is_video, path.iterdir())) if path.is_dir() else []
 
 
 def _make_clip(seed: int, index: int, frames: int, size: tuple[int, int]) -> SourceClip:
