@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mattecompress.backends import load_backend
+from mattecompress.backends.tvm.link import find_linker
+from mattecompress.backends.tvm.targets import find_target
 from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Program
 
 EMITTERS = ("exe", "lib", "so", "onnx")
+LINKED = ("exe", "lib")
 
 
 def emit_files(
@@ -25,6 +28,8 @@ def emit_files(
     else:
         require_fixed_size(program)
         backend = load_backend("tvm")(target=target, emit=emit, linker=linker)
+        if emit in LINKED:
+            find_linker(find_target(target), linker)
         artifact = backend.compile(lower(program, strict))
     for path in artifact.save(folder):
         yield path, f"{path.stat().st_size / 2**20:.2f} MiB"

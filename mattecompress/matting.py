@@ -8,10 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mattecompress.data.clips import procedural_clip
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import MediaError, composite
-from mattecompress.data.sources import DEFAULT_SIZE, frame_size, procedural_seed
+from mattecompress.data.sources import frame_size, load_clips, procedural_seed
 from mattecompress.data.video import open_writer, read_frames, read_info
 from mattecompress.evaluation import alpha_name
 from mattecompress.preparation import require_fixed_size
@@ -66,9 +65,8 @@ def matte_clip(
 def _open_source(
     source: str, size: tuple[int, int] | None, frames: int | None
 ) -> tuple[int, Fraction, Iterator[Tensor]]:
-    seed = procedural_seed(source)
-    if seed is not None:
-        clip = procedural_clip(seed, 0, frames or PROCEDURAL_FRAMES, *(size or DEFAULT_SIZE))
+    if procedural_seed(source) is not None:
+        (clip,) = load_clips(source, size, clips=1, frames=frames or PROCEDURAL_FRAMES)
         return len(clip.frames), FPS, iter(clip.frames)
     info = read_info(Path(source))
     pictures = read_frames(Path(source), size=size)

@@ -24,12 +24,12 @@ def run_with_reproducer(
 
     Raises:
         PassError: a pass failed; with the folder's name at its end.
-        UserError: as the passes raise it; nothing is saved.
+        UserError, OSError: as the passes and hooks raise them; nothing is saved.
     """
     last = [program]
     try:
         return pipeline.run(program, context, [*after_each, lambda step: last.append(step.result.program)])
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         rest = Pipeline(pipeline.passes[len(last) - 1 :])

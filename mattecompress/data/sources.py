@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from mattecompress.data.clips import procedural_clip
+from mattecompress.data.clips import MIN_SIDE, procedural_clip
 from mattecompress.data.frames import MediaError
 from mattecompress.data.video import VIDEOS, read_frames
 from mattecompress.errors import UserError
@@ -40,7 +40,7 @@ def load_clips(source: str, size: tuple[int, int] | None, clips: int, frames: in
     size: (height, width) that frames are resized to; None keeps them as they are (144x256 for procedural clips).
 
     Raises:
-        MediaError: nothing is there, or it cannot be decoded.
+        MediaError: nothing is there, it cannot be decoded, or `size` is too small for a procedural clip.
     """
     seed = procedural_seed(source)
     if seed is not None:
@@ -116,6 +116,11 @@ def _videos_in(path: Path) -> list[Path]:
 
 
 def _make_clip(seed: int, index: int, frames: int, size: tuple[int, int]) -> SourceClip:
+    if min(size) < MIN_SIDE:
+        raise MediaError(
+            f"procedural clips have sides of at least {MIN_SIDE}, not {size[0]}x{size[1]}: "
+            "give a video, or capture another size"
+        )
     clip = procedural_clip(seed, index, frames, *size)
     return SourceClip(f"procedural-{seed}-{index}", clip.frames, clip.alpha, clip.foreground)
 
