@@ -68,6 +68,7 @@ class BinaryPlan:
     joined: the taps of a row are one run of bytes.
     unit: bytes of a word, and of an accumulator's lane.
     words: words of a group, for a tap or, if joined, for a row of taps.
+    copied: the kernel reads a padded copy: it needs borders, or the last word of a pixel would leave the image.
     loaded: words that are loaded together.
     chunks: pieces of the window's rows, columns and words whose counts fit a byte.
     counting: as `intrinsics.counting` names it.
@@ -81,6 +82,7 @@ class BinaryPlan:
     joined: bool
     unit: int
     words: int
+    copied: bool
     loaded: int
     chunks: tuple[int, int, int]
     counting: str
@@ -132,6 +134,7 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
     words = ceil(run / unit)
     tile = choose_tile(outputs // groups, window.extent(size[1], 1), unit, registers)
     kind = counting(target, unit, tile.lanes, rows * runs * words)
+    copied = joined or window.padding != (0, 0) or words * unit > stored
     chunks = (1, 1, 1) if kind.startswith("pairs") else choose_chunks(rows, runs, words)
     return BinaryPlan(
         window=window,
@@ -142,7 +145,8 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
         joined=joined,
         unit=unit,
         words=words,
-        loaded=words_loaded_together(words, target) if kind.startswith("pairs") else 1,
+        copied=copied,
+        loaded=words_loaded_together(words, 4, target) if kind.startswith("pairs") else 1,
         chunks=chunks,
         counting=kind,
         tile=tile,
@@ -151,7 +155,7 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
 
 def choose_unit(run: int, outputs: int, registers: Registers) -> int:
     """Bytes of a word: the size that needs fewest vector operations for a run of bytes; of equals, the largest."""
-    return min((4, 2, 1), key=lambda unit: ceil(run / unit) * outputs // lanes_of(outputs, unit, registers))
+    return min((4, 2), key=lambda unit: ceil(run / unit) * outputs // lanes_of(outputs, unit, registers))
 
 
 def choose_chunks(rows: int, runs: int, words: int) -> tuple[int, int, int]:
@@ -193,9 +197,8 @@ def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, p
     window, tile = plan.window, plan.tile
     outputs = int(weight.shape[0]) * tile.outputs
     shape = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1), outputs)
-    total = (_total_in_pairs if plan.in_pairs else _total_in_bytes)(
-        _octets(source, plan), weight, shape, plan
-    )
+    octets = gather(source, window, border=0) if plan.copied else Octets(source, int(source.shape[3]))
+    total = (_total_in_pairs if plan.in_pairs else _total_in_bytes)(octets, weight, shape, plan)
 
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
         value = total(n, y, x, o)
@@ -203,18 +206,6 @@ def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, p
         return read_table(table, window, plan.size, y, x, o) - plan.factor * value
 
     return te.compute(shape, result, name=RESULT, attrs={"tile": [tile.lanes, tile.vectors, tile.pixels]})
-
-
-def _octets(source: te.Tensor, plan: BinaryPlan) -> Octets:
-    """The image; copied where it needs borders, or where the last word of a pixel would leave it."""
-    channels = int(source.shape[3])
-    if (
-        plan.window.padding == (0, 0)
-        and not plan.joined
-        and plan.words * plan.unit <= channels // plan.groups
-    ):
-        return Octets(source, channels)
-    return gather(source, plan.window, border=0)
 
 
 def _counts(

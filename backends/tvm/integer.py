@@ -56,6 +56,7 @@ class IntegerPlan:
 
     multiplication: as `intrinsics.multiplication` names it, or "depthwise".
     words: of four channels, per pixel and group; of one channel in a depthwise convolution.
+    copied: the kernel reads a padded copy: it needs borders or other signs, or the last word would leave the image.
     loaded: words that are loaded together.
     border: the code outside the image.
     """
@@ -65,6 +66,7 @@ class IntegerPlan:
     groups: int
     multiplication: str
     words: int
+    copied: bool
     loaded: int
     border: int
     tile: Tile
@@ -141,14 +143,17 @@ def plan_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any
     window, target = geometry(kernel, values), current_target()
     per_group = outputs // values["groups"]
     tile = choose_tile(per_group, window.extent(size[1], 1), WORD, Registers.of(target))
+    kind = multiplication(target, tile.lanes, int(weight.min()))
     words = -(-inputs // WORD)
+    copied = window.padding != (0, 0) or kind != "vnni" or inputs % WORD != 0
     return IntegerPlan(
         window=window,
         size=size,
         groups=values["groups"],
-        multiplication=multiplication(target, tile.lanes, int(weight.min())),
+        multiplication=kind,
         words=words,
-        loaded=words_loaded_together(words, target),
+        copied=copied,
+        loaded=words_loaded_together(words, 8, target),
         border=_border(values["zero_point"]),
         tile=tile,
     )
@@ -161,7 +166,8 @@ def plan_depthwise(weight: Array, size: tuple[int, int], values: dict[str, Any])
     width = window.extent(size[1], 1)
     pixels = max(p for p in range(1, DEPTHWISE_PIXELS + 1) if width % p == 0)
     tile = Tile(lanes_of(channels, 2, Registers.of(current_target())), 1, pixels)
-    return IntegerPlan(window, size, 1, "depthwise", channels, 1, _border(values["zero_point"]), tile)
+    copied, border = window.padding != (0, 0), _border(values["zero_point"])
+    return IntegerPlan(window, size, 1, "depthwise", channels, copied, 1, border, tile)
 
 
 def _border(zero_point: int) -> int:
@@ -229,13 +235,9 @@ def integer_depthwise(source: te.Tensor, weight: te.Tensor, table: te.Tensor, pl
 
 
 def _codes(source: te.Tensor, plan: IntegerPlan) -> Octets:
-    """The image; copied where it needs borders or other signs, or where the last word would leave it."""
-    flip = plan.offset != 0
-    channels = int(source.shape[3])
-    ragged = plan.multiplication != "depthwise" and channels // plan.groups % WORD != 0
-    if plan.window.padding == (0, 0) and not flip and not ragged:
-        return Octets(source, channels)
-    return gather(source, plan.window, plan.border, flip)
+    if not plan.copied:
+        return Octets(source, int(source.shape[3]))
+    return gather(source, plan.window, plan.border, flip=plan.offset != 0)
 
 
 def _shape(source: te.Tensor, plan: IntegerPlan, outputs: int) -> tuple[int, ...]:

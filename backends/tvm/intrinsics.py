@@ -1,6 +1,6 @@
 """Operations on bytes packed into wider lanes, written as tirx intrinsics that vectorise like any arithmetic.
 
-A lane of `u` bytes (u = 1, 2 or 4) carries `u` neighbouring input channels, or groups of eight of them, for one
+A lane of `u` bytes (u = 2 or 4) carries `u` neighbouring input channels, or groups of eight of them, for one
 output channel; so a narrow layer still fills a register, and one broadcast feeds every output channel. The
 vectoriser widens a call to all lanes; only then does its rule below spell it for the instruction set.
 
@@ -78,13 +78,12 @@ def pair_bytes(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def count_bytes(x: Expression) -> Expression:
     """Bits set in each byte of unsigned `x`, left in that byte."""
-    dtype = _dtype(x)
-    return tirx.popcount(x) if dtype == "uint8" else tirx.call_intrin(dtype, "tirx.matte_count_bytes", x)
+    return tirx.call_intrin(_dtype(x), "tirx.matte_count_bytes", x)
 
 
 def add_bytes(x: Expression) -> Expression:
     """The bytes of unsigned `x` summed to int32."""
-    return x.astype("int32") if _dtype(x) == "uint8" else tirx.call_intrin("int32", "tirx.matte_add_bytes", x)
+    return tirx.call_intrin("int32", "tirx.matte_add_bytes", x)
 
 
 def counting(target: Target, unit: int, lanes: int, steps: int) -> str:
@@ -94,7 +93,7 @@ def counting(target: Target, unit: int, lanes: int, steps: int) -> str:
     go to an int32 by a dot product with ones (`dot`) or by shifts (`plain`).
     """
     family = instruction_set(target)
-    if unit > 1 and family in ("aarch64", "arm") and lanes * unit in (8, 16) and steps <= MOST_PAIRS:
+    if family in ("aarch64", "arm") and lanes * unit in (8, 16) and steps <= MOST_PAIRS:
         return f"pairs_{family}"
     if unit == 4 and family == "x86" and multiplication(target, lanes, 0) == "vnni":
         return "dot"
@@ -123,11 +122,12 @@ def accumulate(total: Expression, product: Expression) -> Expression:
     return tirx.call_intrin("int32", "tirx.matte_accumulate", total, product)
 
 
-def words_loaded_together(words: int, target: Target) -> int:
-    """How many of `words` words to load as one vector: NEON multiplies by an element of a register for free."""
-    if instruction_set(target) != "aarch64":
-        return 1
-    return gcd(words, 4)
+def words_loaded_together(words: int, most: int, target: Target) -> int:
+    """How many of `words` words to load as one vector: a power of two up to `most` that divides them.
+
+    NEON spreads an element of a register over another in one instruction, a word of memory in two.
+    """
+    return gcd(words, most) if instruction_set(target) == "aarch64" else 1
 
 
 def load_word(dtype: str, first: Expression, last: Expression, index: Expression, count: int) -> Expression:
@@ -242,8 +242,15 @@ def _dot(name: Callable[[int], str], total: Expression, a: Expression, b: Expres
     return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name(lanes), total, _bytes(a), _bytes(b))
 
 
-def _dot_instruction(name: Callable[[int], str]) -> Rule:
-    return lambda call: _dot(name, _splat(0, "int32", _shape(call.args[0])[0]), *call.args)
+def _multiply_sdot(call: Any) -> Expression:
+    """The activations come second: there, NEON takes an element of a register for all lanes."""
+    a, b = call.args
+    return _dot(_sdot, _splat(0, "int32", _shape(a)[0]), b, a)
+
+
+def _multiply_vnni(call: Any) -> Expression:
+    a, b = call.args
+    return _dot(_vnni, _splat(0, "int32", _shape(a)[0]), a, b)
 
 
 def _sdot(lanes: int) -> str:
@@ -345,8 +352,8 @@ _RULES: dict[str, Rule] = {
     "add_pairs_aarch64": _add_pairs("llvm.aarch64.neon.uaddlp"),
     "add_pairs_arm": _add_pairs("llvm.arm.neon.vpaddlu"),
     "accumulate_dot": _accumulate_dot,
-    "multiply_sdot": _dot_instruction(_sdot),
-    "multiply_vnni": _dot_instruction(_vnni),
+    "multiply_sdot": _multiply_sdot,
+    "multiply_vnni": _multiply_vnni,
     "multiply_madd": _multiply_madd,
     "multiply_smull_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=False),
     "multiply_smull_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=False),

@@ -19,7 +19,7 @@ MOST_PIXELS, MOST_VECTORS = 16, 8
 MOST_STEPS = 8
 """Steps of the innermost reduction loops that are unrolled."""
 REST = 2
-"""Registers for a broadcast word and an intermediate result."""
+"""Registers for intermediate results, beside those for sums, weights and words."""
 STACK_BYTES = 1024
 """TVM puts smaller buffers of scope `global` on the stack, where LLVM turns them into registers."""
 
@@ -77,7 +77,7 @@ def choose_tile(outputs: int, pixels: int, unit: int, registers: Registers) -> T
         for width in range(1, MOST_PIXELS + 1)
         if outputs // lanes % vectors == 0
         and pixels % width == 0
-        and (vectors == 1 or vectors * width + vectors + REST <= registers.count)
+        and (vectors + width == 2 or (vectors + 1) * (width + 1) + REST - 1 <= registers.count)
         and vectors * width * lanes * unit < STACK_BYTES
     ]
     return min(candidates, key=lambda tile: (loads_per_operation(tile), tile.vectors))
