@@ -109,7 +109,8 @@ class _Reader:
     def read_module(self, rest: str) -> None:
         name, text = rest.removeprefix("@").split(" ", 1)
         owner, leaf = owner_of(self.root, name, create=True)
-        owner.add_module(leaf, build_module(text))
+        with torch.device("meta"):
+            owner.add_module(leaf, build_module(text))
 
     def read_tensor(self, rest: str, wrap: Callable[[Tensor], Tensor]) -> None:
         name, kind, expected = rest.removeprefix("@").split(" ")
@@ -125,10 +126,9 @@ class _Reader:
             return
         existing = getattr(owner, leaf)
         if existing.shape != value.shape:
-            raise ValueError(
-                f"'{name}' has shape {list(value.shape)}, its module needs {list(existing.shape)}"
-            )
-        existing.data = value
+            raise ValueError(f"'{name}' has shape {list(value.shape)}, its module needs {list(existing.shape)}")
+        held: Any = owner._parameters if leaf in owner._parameters else owner._buffers
+        held[leaf] = wrap(value)
 
     def read_node(self, line: str) -> None:
         match = _NODE_LINE.fullmatch(line)
@@ -175,6 +175,9 @@ class _Reader:
     def finish(self) -> Program:
         if not self.output_names:
             raise TextError("the text ends without a 'return' line: it is cut short")
+        for name, tensor in self.root.state_dict().items():
+            if tensor.is_meta:
+                raise TextError(f"module tensor '{name}' is absent")
         source = Source(self.model, tuple(self.absent))
         module = fx.GraphModule(self.root, self.graph)
         module.eval()

@@ -66,3 +66,15 @@ def test_refuses_cut_text(tiny: Program) -> None:
     text = print_program(tiny)
     with pytest.raises(TextError, match="cut short"):
         parse_program("\n".join(text.splitlines()[:-1]), tiny.state_dict())
+
+
+def test_a_module_allocates_no_more_than_the_file_holds(tiny: Program) -> None:
+    text = print_program(tiny).replace("BatchNorm2d{features=8", "BatchNorm2d{features=10000000000000")
+    with pytest.raises(TextError, match=r"'stem.1.bias' has shape \[8\], its module needs \[10000000000000\]"):
+        parse_program(text, tiny.state_dict())
+
+
+def test_refuses_a_module_without_its_tensors(tiny: Program) -> None:
+    lines = [line for line in print_program(tiny).splitlines() if "@stem.1.running_mean" not in line]
+    with pytest.raises(TextError, match="module tensor 'stem.1.running_mean' is absent"):
+        parse_program("\n".join(lines), tiny.state_dict())

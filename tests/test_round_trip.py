@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from mattecompress.named_pipelines import PIPELINES
+from mattecompress.pipeline import Context
+from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.program import Program
+from mattecompress.text import print_program
+from mattecompress.text_parser import parse_program
+
+
+@pytest.mark.parametrize("lowered", ["", ",lower"])
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name != "lower"])
+def test_every_named_pipeline_prints_and_parses_back(rvm: Program, name: str, lowered: str) -> None:
+    clip = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    program = parse_pipeline(name + lowered).run(rvm, Context(clips=[clip]))
+    text = print_program(program)
+    again = parse_program(text, program.state_dict())
+    assert again == program
+    assert print_program(again) == text
