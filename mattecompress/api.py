@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mattecompress.backends import Artifact, load_backend
-from mattecompress.capture import capture as capture_module
+from mattecompress.tracing import capture as capture_module
 from mattecompress.container import load, save
 from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect

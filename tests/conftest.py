@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mattecompress.capture import capture
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program, StatePair
 from mattecompress.signature import Signature
+from mattecompress.tracing import capture
+
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,9 +112,15 @@ def tiny_open(tiny_net: TinyNet) -> Program:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_net: TinyNet) -> Program:
+def tiny_shapes() -> Signature:
+    """The small program's inputs and outputs at 12x16."""
+    return tiny_signature(12, 16)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_net: TinyNet, tiny_shapes: Signature) -> Program:
     """The same at 12x16."""
-    return capture(tiny_net, tiny_signature(12, 16), "tiny")
+    return capture(tiny_net, tiny_shapes, "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mattecompress import calibration
 from mattecompress.calibration import CalibrationError, fit_activations, fit_weights, observe, search_range
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program, StatePair
 from mattecompress.signature import Signature

@@ -104,7 +104,7 @@ def _capture_named(
 def _capture_function(model: str, inputs: list[str], outputs: str | None, state: list[str]) -> "Program":
     from torch import nn
 
-    from mattecompress.capture import capture as capture_module
+    from mattecompress.tracing import capture as capture_module
     from mattecompress.program import StatePair
     from mattecompress.signature import Signature
 

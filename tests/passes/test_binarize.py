@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.cost import cost
 from mattecompress.facts import Precision
 from mattecompress.models.rvm import RVM

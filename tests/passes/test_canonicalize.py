@@ -1,6 +1,6 @@
 import torch
 
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.passes.canonicalize import Canonicalize
 from mattecompress.passes.set_resolution import SetResolution
 from mattecompress.program import Program

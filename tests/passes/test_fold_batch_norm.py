@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.program import Program

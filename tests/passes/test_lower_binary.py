@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.facts import Facts
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig, Method

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.passes.lower_quantized import LowerQuantized

@@ -2,7 +2,7 @@ import networkx
 import torch
 from torch import nn
 
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.passes.partition_blocks import PartitionBlocks
 from mattecompress.program import Program
 from mattecompress.regions import region_graph, regions_in_order

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mattecompress.calibration import CalibrationError
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.facts import Precision
 from mattecompress.models.checkpoints import load_checkpoint

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mattecompress.backends.onnx import Onnx, OnnxArtifact
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.program import Program
 from mattecompress.propagation import propagate
 from mattecompress.signature import Shape, Signature

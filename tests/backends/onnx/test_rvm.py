@@ -7,7 +7,7 @@ import torch
 from mattecompress.backends import load_backend
 from mattecompress.backends.onnx import Onnx
 from mattecompress.backends.onnx.agreement import compare
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.data.clips import procedural_clip
 from mattecompress.models import build_model
 from mattecompress.models.signatures import rvm_signature

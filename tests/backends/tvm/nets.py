@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mattecompress.backends.tvm.compile import HostLibrary, compile_host, lower
 from mattecompress.backends.tvm.targets import find_target
-from mattecompress.capture import capture
+from mattecompress.tracing import capture
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 

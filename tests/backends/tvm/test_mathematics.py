@@ -57,3 +57,9 @@ def test_tanh_is_odd_and_zero_at_zero():
     result = evaluate(mathematics.tanh, x)
     assert (evaluate(mathematics.tanh, -x) == -result).all()
     assert evaluate(mathematics.tanh, np.zeros(COUNT, np.float32)).max() == 0
+
+
+def test_rounding_takes_ties_to_even():
+    x = np.linspace(-4096, 4096, COUNT, dtype=np.float32)
+    x[:5] = (-2.5, -0.5, 0.5, 1.5, 4194303.5)
+    assert (evaluate(mathematics.round_half_even, x) == np.rint(x)).all()

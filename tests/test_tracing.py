@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mattecompress.capture import CaptureError, capture
+from mattecompress.tracing import CaptureError, capture
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.modules.batch_norm import BatchNorm2d
@@ -76,7 +76,7 @@ class ChangesView(nn.Module):
 
 def test_names_the_line_that_blocks() -> None:
     signature = Signature((("x", (1, 2)),), ("y",))
-    with pytest.raises(CaptureError, match=r"test_capture\.py:\d+ in forward"):
+    with pytest.raises(CaptureError, match=r"test_tracing\.py:\d+ in forward"):
         capture(Branching(), signature, "branching")
 
 

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import mattecompress as mc
+import mattecompress.tracing
+from mattecompress.signature import Signature
+
+
+def test_verbs_follow_one_another(tiny_net: nn.Module, tiny_shapes: Signature, tmp_path: Path) -> None:
+    program = mc.capture(tiny_net, tiny_shapes)
+    folded = mc.opt(program, "fold-batch-norm,partition-blocks")
+    mc.save(folded, tmp_path / "tiny.mcg")
+    again = mc.load(tmp_path / "tiny.mcg")
+    assert mc.inspect(again).totals.parameters == sum(p.numel() for p in again.graph_module.parameters())
+    artifact = mc.compile(again, "reference")
+    inputs = {"src": torch.rand(1, 3, 12, 16), "r1i": torch.rand(1, 4, 6, 8)}
+    assert torch.equal(artifact.run(**inputs)["pha"], folded.run(**inputs)["pha"])
+    assert callable(mc.capture)
+
+
+def test_a_module_needs_a_signature(tiny_net: nn.Module) -> None:
+    with pytest.raises(TypeError, match="a module needs a signature"):
+        mc.capture(tiny_net)
