@@ -6,9 +6,10 @@ from pathlib import Path
 import tvm
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
-from tvm import relax
+from tvm import relax, tirx
 
 from mattecompress.backends.tvm.importer import import_program
+from mattecompress.backends.tvm.operands import BROADCAST, ELEMENTWISE
 from mattecompress.backends.tvm.schedule import schedule_module
 from mattecompress.backends.tvm.targets import Target
 from mattecompress.files import atomic_path
@@ -32,8 +33,17 @@ def lower(program: Program, target: Target) -> tvm.IRModule:
 
 def fuse(module: tvm.IRModule) -> tvm.IRModule:
     """Join kernels with the elementwise kernels after them."""
+    for variable, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc) and _keeps_shape(function):
+            module.update_func(variable, function.with_attr("op_pattern", ELEMENTWISE))
     passes = (relax.transform.FuseOps(), relax.transform.FuseTIR(), relax.transform.DeadCodeElimination())
     return tvm.transform.Sequential(passes)(module)
+
+
+def _keeps_shape(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel that broadcasts does so between tensors of one shape only."""
+    shapes = {tuple(map(int, parameter.ty.shape)) for parameter in function.params}
+    return function.attrs["op_pattern"] == BROADCAST and len(shapes) == 1
 
 
 @dataclass(frozen=True)

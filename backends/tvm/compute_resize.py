@@ -7,10 +7,13 @@ low = floor(x), high = min(low + 1, m - 1), weight of high = x - low.
 from dataclasses import dataclass
 
 import numpy as np
-from tvm import te
+from tvm import te, tirx
 
 from mattecompress.backends.tvm.mathematics import product
 from mattecompress.backends.tvm.operands import Expression, Index
+
+KEPT = "kept"
+"""Attribute of a block that is not to be inlined: it is computed a row at a time, since its values are read twice."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,19 @@ def resize_bilinear(
 
     row_places int32 (2,OH) and row_weights float32 (2,OH): low and high, near and far; columns likewise (2,OW).
     """
-    batch, _, _, channels = (int(size) for size in x.shape)
+    batch, _, width, channels = (int(size) for size in x.shape)
+    rows, columns = int(row_places.shape[1]), int(column_places.shape[1])
 
-    def element(n: Index, i: Index, j: Index, c: Index) -> Expression:
-        def across(row: Expression) -> Expression:
-            low, high = column_places(0, j), column_places(1, j)
-            return product(column_weights(0, j), x(n, row, low, c)) + column_weights(1, j) * x(
-                n, row, high, c
-            )
+    def blend_rows(n: Index, i: Index, j: Index, c: Index) -> Expression:
+        low, high = row_places(0, i), row_places(1, i)
+        return product(row_weights(0, i), x(n, low, j, c)) + row_weights(1, i) * x(n, high, j, c)
 
-        top, bottom = across(row_places(0, i)), across(row_places(1, i))
-        return product(row_weights(0, i), top) + row_weights(1, i) * bottom
+    def blend_columns(n: Index, i: Index, j: Index, c: Index) -> Expression:
+        low, high = (tirx.max(tirx.min(column_places(k, j), width - 1), 0) for k in (0, 1))
+        return product(column_weights(0, j), row(n, i, low, c)) + column_weights(1, j) * row(n, i, high, c)
 
-    shape = (batch, int(row_places.shape[1]), int(column_places.shape[1]), channels)
-    return te.compute(shape, element, name="resize")
+    row = blend_rows
+    if columns >= width:
+        attributes = {KEPT: "row"}
+        row = te.compute((batch, rows, width, channels), blend_rows, name="blended_row", attrs=attributes)
+    return te.compute((batch, rows, columns, channels), blend_columns, name="resize")

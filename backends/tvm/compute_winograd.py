@@ -45,7 +45,9 @@ def suits_winograd(geometry: Geometry, size: Sequence[int], inputs: int, outputs
 
 def transform_weight(weight: Array) -> Array:
     """(3,3,I,O) to G g G^T, (6,6,I,O), rounded once."""
-    exact: Array = np.einsum("ai,bj,ijco->abco", _WEIGHT_TRANSFORM, _WEIGHT_TRANSFORM, weight.astype(np.float64))
+    exact: Array = np.einsum(
+        "ai,bj,ijco->abco", _WEIGHT_TRANSFORM, _WEIGHT_TRANSFORM, weight.astype(np.float64)
+    )
     return exact.astype(np.float32)
 
 

@@ -8,7 +8,7 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.pieces import condition_cuts, mark, serial_pieces, vector_pieces
 from mattecompress.backends.tvm.schedule_convolution import Packing
-from mattecompress.backends.tvm.stages import RefusalError, child_blocks
+from mattecompress.backends.tvm.stages import RefusalError, child_blocks, inline, place_rows
 from mattecompress.backends.tvm.targets import Target
 
 REDUCTION = 2
@@ -23,8 +23,7 @@ def schedule_injective(s: Schedule, target: Target) -> list[Packing]:
     blocks = child_blocks(s)
     if any(v.iter_type == REDUCTION for block in blocks for v in s.get(block).iter_vars):
         raise RefusalError("it has a reduction")
-    for block in blocks[:-1]:
-        s.compute_inline(block)
+    inline(s, blocks[:-1])
     block = blocks[-1]
     if is_flat(s.get(block)):
         loop = s.fuse(*s.get_loops(block))
@@ -39,6 +38,8 @@ def schedule_injective(s: Schedule, target: Target) -> list[Packing]:
             mark(s, loop, vector_pieces(extents[axis], target.lanes(), cuts))
         elif cuts:
             mark(s, loop, serial_pieces(extents[axis], cuts))
+    if len(loops) == 4:
+        place_rows(s, loops[1], target.lanes())
     return []
 
 

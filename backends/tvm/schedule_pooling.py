@@ -7,7 +7,7 @@ from tvm.s_tir import Schedule
 from mattecompress.backends.tvm.compute_pooling import POOLING_FAMILY
 from mattecompress.backends.tvm.pieces import condition_cuts, mark, vector_pieces, widths
 from mattecompress.backends.tvm.schedule_convolution import Packing
-from mattecompress.backends.tvm.stages import RefusalError, child_blocks, divisors, family
+from mattecompress.backends.tvm.stages import RefusalError, child_blocks, divisors, family, inline
 from mattecompress.backends.tvm.targets import Target
 
 VECTORS = 8
@@ -24,9 +24,7 @@ def schedule_pooling(s: Schedule, target: Target) -> list[Packing]:
     if not pools:
         raise RefusalError("no pooling")
     last = blocks[-1]
-    for block in blocks[:-1]:
-        if block not in pools:
-            s.compute_inline(block)
+    inline(s, [block for block in blocks[:-1] if block not in pools])
     for pool in pools:
         _schedule_pool(s, pool, target)
     if last not in pools:

@@ -26,6 +26,7 @@ from mattecompress.backends.tvm.stages import (
     child_blocks,
     divisors,
     family,
+    inline,
     schedule_gather,
 )
 from mattecompress.backends.tvm.targets import Target
@@ -48,11 +49,8 @@ def schedule_winograd(s: Schedule, target: Target) -> list[Packing]:
     vertical, patches, products = named["vertical"], named["patches"], named["products"]
     partial, result = named["partial"], named["result"]
     after = blocks[blocks.index(result) :]
-    for block in blocks[: blocks.index(vertical)]:
-        if block != gather:
-            s.compute_inline(block)
-    for block in after[:-1]:
-        s.compute_inline(block)
+    before = [block for block in blocks[: blocks.index(vertical)] if block != gather]
+    inline(s, before + after[:-1])
     epilogue = after[-1]
 
     outputs, depth = (

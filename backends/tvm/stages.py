@@ -5,6 +5,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
+from mattecompress.backends.tvm.compute_resize import KEPT
 from mattecompress.backends.tvm.pieces import condition_cuts, mark, serial_pieces, vector_pieces
 
 GATHER = "gather"
@@ -49,11 +50,29 @@ def divide(schedule: Schedule, wanted: str) -> Stages:
     gathers = [block for block in before if schedule.get(block).name_hint.startswith(GATHER)]
     if len(gathers) > 1:
         raise RefusalError("two gathered inputs")
-    for block in before + after[:-1]:
-        if block not in gathers:
-            schedule.compute_inline(block)
+    inline(schedule, [block for block in before + after[:-1] if block not in gathers])
     epilogue = after[-1] if after else schedule.cache_write(main, 0, "local")
     return Stages(gathers[0] if gathers else None, main, epilogue)
+
+
+def inline(schedule: Schedule, blocks: list[Any]) -> None:
+    """Inline blocks into their readers, but those that are computed a row at a time."""
+    for block in blocks:
+        if KEPT not in schedule.get(block).annotations:
+            schedule.compute_inline(block)
+
+
+def place_rows(schedule: Schedule, loop: Any, lanes: int) -> None:
+    """Compute each kept row inside `loop`, a loop over rows, vectorised along channels."""
+    for block in child_blocks(schedule):
+        if KEPT not in schedule.get(block).annotations:
+            continue
+        cuts = condition_cuts(schedule.get(block), 3)
+        schedule.compute_at(block, loop, preserve_unit_loops=True)
+        column, channel = schedule.get_loops(block)[-2:]
+        if not cuts:
+            channel = schedule.fuse(column, channel)
+        mark(schedule, channel, vector_pieces(int(schedule.get(channel).extent), lanes, cuts))
 
 
 def schedule_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> None:
@@ -65,6 +84,7 @@ def schedule_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> N
     if whole:
         mark(schedule, columns, serial_pieces(int(schedule.get(columns).extent), cuts[0]))
     mark(schedule, channels, vector_pieces(int(schedule.get(channels).extent), lanes, cuts[1]))
+    place_rows(schedule, schedule.get_loops(gather)[-3], lanes)
 
 
 def divisors(number: int) -> list[int]:
