@@ -50,7 +50,9 @@ def evaluate(
     for clip in clips:
         true_alpha, true_foreground = _truth(clip, reference)
         alpha, foreground = predict(program, run, clip)
-        results.append(evaluate_clip(alpha, true_alpha, foreground, true_foreground))
+        known = foreground is not None and true_foreground is not None
+        colours = (foreground, true_foreground) if known else (None, None)
+        results.append(evaluate_clip(alpha, true_alpha, *colours))
     frames = [len(clip.frames) for clip in clips]
     metrics = {
         name: sum(result[name] * count for result, count in zip(results, frames, strict=True)) / sum(frames)

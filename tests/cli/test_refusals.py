@@ -274,7 +274,9 @@ class _Absent:
             raise ModuleNotFoundError(f"No module named '{self.module}'", name=self.module)
 
 
-def test_reference_of_another_size(refused: Refused, tiny_file: str, tmp_path: Path, tiny_open: Program) -> None:
+def test_reference_of_another_size(
+    refused: Refused, tiny_file: str, tmp_path: Path, tiny_open: Program
+) -> None:
     container.save(fix_size(tiny_open, (8, 12)), tmp_path / "small.mcg")
     message = refused("eval", tiny_file, "--reference", "small.mcg", "--frames", "1")
     assert "tiny takes frames of 8x12, not 16x24" in message

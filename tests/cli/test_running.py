@@ -1,0 +1,122 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mattecompress import container
+from mattecompress.data.clips import procedural_clip
+from mattecompress.data.colours import parse_colour
+from mattecompress.data.frames import composite, to_bytes
+from mattecompress.data.video import read_frames, read_info, write_frames
+from mattecompress.stream import Stream
+
+Cli = Callable[..., Any]
+
+METRICS = {"mad", "mse", "grad", "conn", "dtssd", "fgr_mse"}
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Tensor:
+    """Written to clip.y4m, and as it is read back: (5,3,16,24)."""
+    frames = procedural_clip(1, 0, 5, 16, 24).frames
+    write_frames(tmp_path / "clip.y4m", frames)
+    return torch.stack(list(read_frames(tmp_path / "clip.y4m")))
+
+
+def test_mattes_into_a_folder_and_carries_states(
+    done: Cli, tiny_file: str, tmp_path: Path, clip: Tensor
+) -> None:
+    words = ["--input", "clip.y4m", "--alpha", "mattes", "--composite", "#00b140"]
+    outcome = done("run", tiny_file, *words)
+    assert outcome.out == ""
+    assert outcome.err.splitlines() == ["mattes", "mattes-composite"]
+    expected = list(Stream(container.load(tmp_path / tiny_file)).over(clip))
+    behind = parse_colour("#00b140")
+    for number, (outputs, alpha, green) in enumerate(
+        zip(
+            expected,
+            read_frames(tmp_path / "mattes"),
+            read_frames(tmp_path / "mattes-composite"),
+            strict=True,
+        )
+    ):
+        assert torch.equal(to_bytes(outputs["pha"][0]), to_bytes(alpha[:1])), number
+        assert torch.equal(to_bytes(composite(outputs["pha"], outputs["fgr"], behind)[0]), to_bytes(green))
+    alone = Stream(container.load(tmp_path / tiny_file))(clip[4:5])["pha"]
+    assert not torch.equal(alone, expected[4]["pha"])
+
+
+def test_mattes_a_video_into_a_video(done: Cli, open_file: str, tmp_path: Path, clip: Tensor) -> None:
+    write_frames(tmp_path / "clip.mp4", clip, 30)
+    words = ["--input", "clip.mp4", "--alpha", "alpha.mp4", "--frames", 3, "--backend", "onnx"]
+    done("run", open_file, *words)
+    info = read_info(tmp_path / "alpha.mp4")
+    assert (info.height, info.width, info.frames, info.fps) == (16, 24, 3, 30)
+
+
+def test_frames_of_other_sizes_are_resized(done: Cli, open_file: str, tmp_path: Path) -> None:
+    write_frames(tmp_path / "odd", procedural_clip(1, 0, 2, 17, 23).frames)
+    outcome = done("run", open_file, "--input", "odd", "--alpha", "mattes")
+    assert outcome.err.splitlines() == ["odd: 17x23 is resized to 16x24", "mattes"]
+    assert read_info(tmp_path / "mattes").height == 16
+
+
+def test_eval_json(done: Cli, tiny_file: str, open_file: str, clip: Tensor) -> None:
+    document = json.loads(done("eval", tiny_file, "--frames", 3, "--json").out)
+    assert document.keys() == {"frames", "metrics"}
+    assert document["frames"] == 3
+    assert document["metrics"].keys() == METRICS
+    assert all(value >= 0 for value in document["metrics"].values())
+    same = json.loads(done("eval", tiny_file, "--data", "clip.y4m", "--reference", tiny_file, "--json").out)
+    assert same == {"frames": 5, "metrics": dict.fromkeys(METRICS, 0.0)}
+    opened = json.loads(done("eval", open_file, "--data", "clip.y4m", "--reference", tiny_file, "--json").out)
+    assert opened == same
+
+
+def test_eval_for_people(done: Cli, tiny_file: str) -> None:
+    shown = done("eval", tiny_file, "--frames", 2).out
+    assert "tiny.mcg: 2 frames" in shown and "dtssd" in shown
+
+
+def test_bench_json(done: Cli, tiny_file: str) -> None:
+    words = ["--against", "torch", "--reference", tiny_file, "--runs", 3, "--json"]
+    document = json.loads(done("bench", tiny_file, *words).out)
+    assert document.keys() == {"threads", "runs", "ours_ms", "peer", "speedup"}
+    assert (document["threads"], document["runs"], document["peer"]["name"]) == (1, 3, "torch")
+    assert document["speedup"] == pytest.approx(document["peer"]["ms"] / document["ours_ms"])
+
+
+def test_bench_for_people(done: Cli, tiny_file: str) -> None:
+    assert "onnxruntime" in done("bench", tiny_file, "--runs", 2).out
+
+
+@pytest.mark.parametrize(
+    ("emit", "names"),
+    [
+        ("onnx", ["tiny.onnx"]),
+        ("so", ["tiny.so"]),
+        ("lib", ["libtiny.a", "tiny.h"]),
+        ("exe", ["tiny-host"]),
+    ],
+)
+def test_build(done: Cli, tiny_file: str, tmp_path: Path, emit: str, names: list[str]) -> None:
+    outcome = done("build", tiny_file, "--emit", emit, "-o", "dist")
+    assert outcome.out == ""
+    assert sorted(path.name for path in (tmp_path / "dist").iterdir()) == names
+    assert [line.partition(":")[0] for line in outcome.err.splitlines()] == [f"dist/{name}" for name in names]
+
+
+@pytest.mark.needs("qemu-aarch64")
+def test_build_for_arm(done: Cli, tiny_file: str, tmp_path: Path) -> None:
+    done("build", tiny_file, "--target", "cortex-a76", "-o", "dist")
+    (made,) = (tmp_path / "dist").iterdir()
+    assert made.read_bytes()[:4] == b"\x7fELF"
+
+
+def test_build_of_open_size(done: Cli, open_file: str, tmp_path: Path) -> None:
+    done("build", open_file, "--emit", "onnx", "-o", "dist")
+    assert (tmp_path / "dist" / "tiny.onnx").is_file()

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mattecompress.data.sources import SourceClip, load_clips
+from mattecompress.evaluation import METRICS, Evaluation, NoTruthError, alpha_name, evaluate, predict
+from mattecompress.pipeline import PreconditionError
+from mattecompress.preparation import ResolutionError, fix_size, nearest_size
+from mattecompress.program import Program
+
+
+@pytest.fixture(scope="module")
+def clip() -> SourceClip:
+    (made,) = load_clips("procedural:2", (16, 24), clips=1, frames=3)
+    return made
+
+
+def test_a_program_agrees_with_itself(tiny_open: Program, clip: SourceClip) -> None:
+    result = evaluate(tiny_open, tiny_open.run, [clip, clip], tiny_open)
+    assert result == Evaluation(6, dict.fromkeys(METRICS, 0.0))
+
+
+def test_the_clip_is_the_truth(tiny_open: Program, clip: SourceClip) -> None:
+    alpha, foreground = predict(tiny_open, tiny_open.run, clip)
+    perfect = replace(clip, alpha=alpha, foreground=foreground)
+    assert evaluate(tiny_open, tiny_open.run, [perfect]).metrics["mad"] == 0
+    off = replace(clip, alpha=(alpha + 0.25).clamp(max=1), foreground=foreground)
+    mad = evaluate(tiny_open, tiny_open.run, [off]).metrics["mad"]
+    assert mad == pytest.approx(1e3 * float((off.alpha - alpha).mean()), rel=1e-4)
+
+
+def test_clips_weigh_by_their_frames(tiny_open: Program, clip: SourceClip) -> None:
+    short = SourceClip("short", clip.frames[:1], clip.alpha[:1], clip.foreground[:1])
+    whole, part, both = (
+        evaluate(tiny_open, tiny_open.run, clips).metrics["mse"] for clips in ([clip], [short], [clip, short])
+    )
+    assert both == pytest.approx((3 * whole + part) / 4)
+
+
+def test_predict_carries_states_at_the_clip_size(tiny_open: Program, clip: SourceClip) -> None:
+    given: list[torch.Tensor] = []
+    yielded: list[torch.Tensor] = [torch.zeros(1, 4, 8, 12)]
+
+    def run(src: torch.Tensor, r1i: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = tiny_open.run(src=src, r1i=r1i)
+        given.append(r1i)
+        yielded.append(outputs["r1o"])
+        return outputs
+
+    alpha, foreground = predict(tiny_open, run, clip)
+    assert alpha.shape == (3, 1, 16, 24)
+    assert foreground is not None and foreground.shape == (3, 3, 16, 24)
+    assert all(map(torch.equal, given, yielded))
+    fixed = fix_size(tiny_open, (16, 24))
+    assert torch.equal(alpha, predict(fixed, fixed.run, clip)[0])
+
+
+def test_a_foreground_that_one_side_lacks(tiny_open: Program, clip: SourceClip) -> None:
+    result = evaluate(tiny_open, tiny_open.run, [replace(clip, foreground=None)])
+    assert result.as_json()["metrics"]["fgr_mse"] is None
+    assert result.as_json()["metrics"].keys() == set(METRICS)
+
+
+def test_what_is_not_finite_is_null() -> None:
+    document = Evaluation(1, {"mad": float("nan"), "mse": 2.0}).as_json()
+    assert document["metrics"]["mad"] is None
+    assert document["metrics"]["mse"] == 2.0
+
+
+def test_clips_without_truth_are_refused_at_once(tiny_open: Program, clip: SourceClip) -> None:
+    def never(**_: object) -> dict[str, torch.Tensor]:
+        raise AssertionError
+
+    with pytest.raises(NoTruthError, match="procedural-2-0 has no known alpha: add --reference"):
+        evaluate(tiny_open, never, [replace(clip, alpha=None)])
+
+
+def test_sizes_that_do_not_fit(tiny: Program, tiny_open: Program, clip: SourceClip) -> None:
+    with pytest.raises(ResolutionError, match="takes frames of 12x16, not 16x24"):
+        evaluate(tiny, tiny.run, [clip])
+    with pytest.raises(PreconditionError, match="height 15 is not a multiple of 2"):
+        predict(tiny_open, tiny_open.run, SourceClip("odd", clip.frames[:, :, :15]))
+
+
+def test_nearest_size(tiny: Program, tiny_open: Program) -> None:
+    assert nearest_size(tiny_open, (271, 480)) == (272, 480)
+    assert nearest_size(tiny_open, (1, 1)) == (2, 2)
+    assert nearest_size(tiny, (271, 480)) == (12, 16)
+
+
+def test_alpha_name(tiny: Program) -> None:
+    assert alpha_name(tiny) == "pha"
+    other = tiny.clone()
+    other.output_names = ("a", "b", "r1o")
+    assert alpha_name(other) == "b"
+    foreground, _, state = other.outputs.values()
+    other.graph.output_node().args = ((foreground, state),)
+    other.output_names = ("a", "r1o")
+    with pytest.raises(NoTruthError, match="tiny has no one-channel output: a, r1o"):
+        alpha_name(other)

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from mattecompress.data.colours import ColourError
+from mattecompress.data.frames import MediaError, to_bytes
+from mattecompress.data.video import read_frames, write_frames
+from mattecompress.matting import matte_clip
+from mattecompress.preparation import ResolutionError, fix_size
+from mattecompress.program import Program
+from mattecompress.stream import Stream
+
+
+@pytest.fixture(scope="module")
+def network(tiny_open: Program) -> Program:
+    return fix_size(tiny_open, (16, 24))
+
+
+def test_frames_go_through_one_by_one(network: Program, tmp_path: Path) -> None:
+    write_frames(tmp_path / "in", torch.rand(4, 3, 16, 24))
+    seen: list[tuple[int, int, str]] = []
+    (made,) = matte_clip(
+        network, network.run, str(tmp_path / "in"), tmp_path / "out", progress=lambda *at: seen.append(at)
+    )
+    assert seen == [(number, 4, "frames") for number in range(1, 5)]
+    frames = torch.stack(list(read_frames(tmp_path / "in")))
+    expected = [output["pha"][0] for output in Stream(network).over(frames)]
+    for alpha, written in zip(expected, read_frames(made), strict=True):
+        assert torch.equal(to_bytes(alpha), to_bytes(written[:1]))
+
+
+def test_procedural_clips_and_a_composite(network: Program, tmp_path: Path) -> None:
+    made = matte_clip(network, network.run, "procedural:4", tmp_path / "a.y4m", "#ff0000", frames=2)
+    assert [path.name for path in made] == ["a.y4m", "a-composite.y4m"]
+    assert [len(list(read_frames(path))) for path in made] == [2, 2]
+
+
+def test_a_failure_leaves_nothing(network: Program, tmp_path: Path) -> None:
+    def fail(**_: object) -> dict[str, torch.Tensor]:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        matte_clip(network, fail, "procedural", tmp_path / "a.y4m", "#ff0000", frames=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses(network: Program, tiny_open: Program, tmp_path: Path) -> None:
+    with pytest.raises(ResolutionError, match="the size of tiny is open"):
+        matte_clip(tiny_open, tiny_open.run, "procedural", tmp_path / "a.y4m")
+    with pytest.raises(ColourError):
+        matte_clip(network, network.run, "procedural", tmp_path / "a.y4m", "red")
+    with pytest.raises(MediaError, match="no such file"):
+        matte_clip(network, network.run, str(tmp_path / "none.mp4"), tmp_path / "a.y4m")
+    write_frames(tmp_path / "b-composite.y4m", torch.rand(1, 3, 16, 24))
+    with pytest.raises(MediaError, match="overwrite"):
+        matte_clip(network, network.run, str(tmp_path / "b-composite.y4m"), tmp_path / "b.y4m", "#ff0000")

@@ -1,0 +1,57 @@
+import base64
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mattecompress.report import VariantReport, curves, picture, write_report
+
+
+def variant(name: str, errors: list[float]) -> VariantReport:
+    count = len(errors)
+    facts = [("MAD <x>", f"{sum(errors):.1f}"), ("MiB", "1.00")]
+    return VariantReport(name, torch.rand(count, 1, 4, 6), torch.rand(count, 3, 4, 6), errors, facts)
+
+
+def test_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
+    frames, truth = torch.rand(5, 3, 4, 6), torch.rand(5, 1, 4, 6)
+    variants = [variant("float", [1.0, 2, 3, 4, 5]), variant("w8a8", [2.0, 2, 2, 2, 2])]
+    write_report(tmp_path / "deep" / "report.html", "A & B", frames, truth, "the truth", variants)
+    page = (tmp_path / "deep" / "report.html").read_text()
+    assert "A &amp; B" in page and "MAD &lt;x&gt;" in page and "15.0" in page
+    assert page.count("data:image/png;base64,") == 3 * (2 + 2 * 2)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_short_clips(tmp_path: Path) -> None:
+    write_report(
+        tmp_path / "r.html",
+        "t",
+        torch.rand(1, 3, 4, 6),
+        torch.rand(1, 1, 4, 6),
+        "truth",
+        [variant("a", [0.0])],
+    )
+    assert (tmp_path / "r.html").read_text().count("data:image/png") == 4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_picture(channels: int) -> None:
+    frame = torch.rand(channels, 4, 6)
+    data = base64.b64decode(picture(frame).removeprefix("data:image/png;base64,"))
+    image = Image.open(io.BytesIO(data))
+    assert image.size == (6, 4) and image.mode == ("L" if channels == 1 else "RGB")
+    first = image.getpixel((0, 0))
+    assert first == (
+        int(frame[0, 0, 0] * 255) if channels == 1 else tuple(int(v * 255) for v in frame[:, 0, 0])
+    )
+
+
+def test_curves_span_the_field() -> None:
+    first, second = curves([variant("a", [0.0, 4.0]), variant("b", [2.0, 2.0])])
+    assert first["points"] == "0.00,40.00 100.00,0.00"
+    assert second["points"] == "0.00,20.00 100.00,20.00"
+    assert first["colour"] != second["colour"]
