@@ -138,7 +138,7 @@ def runners(form: str, options: argparse.Namespace) -> dict[str, Callable[[Progr
 
         return run
 
-    made: dict[str, Callable[[Program], Run]] = {"mattecompress": lambda p: compile_program(p, "tvm").run}
+    made: dict[str, Callable[[Program], Run]] = {"ours": lambda p: compile_program(p, "tvm").run}
     if form != "rvm-react":
         made["onnxruntime"] = onnxruntime
     if form == "float":
@@ -184,7 +184,7 @@ def table_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-COLUMNS = ("form", "runner", "ms a frame", "frames/s", "to onnxruntime float", "to onnxruntime, same form")
+COLUMNS = ("form", "runner", "ms a frame", "frames/s", "vs onnxruntime float", "vs onnxruntime same form")
 
 
 def _title(document: Mapping[str, Any]) -> str:

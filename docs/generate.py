@@ -54,7 +54,7 @@ def _describe_pipeline(name: str, kind: type[NamedPipeline]) -> str:
 def _prose(kind: type) -> str:
     """A class's docstring, its list of options as one."""
     paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(kind)}
     return "\n\n".join(_as_list(paragraph, names) for paragraph in paragraphs)
 
 
@@ -77,7 +77,7 @@ def _as_list(paragraph: str, names: set[str]) -> str:
 
 def _option_table(kind: type) -> Iterator[str]:
     hints = typing.get_type_hints(kind)
-    fields = [field for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    fields = [field for field in dataclasses.fields(kind) if field.init]
     if fields:
         yield "| option | type | default |\n|---|---|---|"
     for field in fields:

@@ -22,12 +22,8 @@ FRAMES = 4
 ARM = "cortex-a76"
 
 
-def quantize(network: Program) -> Program:
-    clip = procedural_clip(1000, 0, FRAMES, *SIZE)
-    return mc.opt(network, "mse{weights=8 activations=8}", [clip.frames])
-
-
 def build(program: Program, target: str, folder: Path) -> Path:
+    path: Path
     (path,) = mc.compile(program, "tvm", target=target, emit="exe").save(folder / target)
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
     return path
@@ -53,7 +49,8 @@ def main() -> None:
     torch.set_num_threads(1)
 
     network = mc.capture("rvm-mobilenetv3", size=SIZE)
-    quantized = quantize(network)
+    calibration = procedural_clip(1000, 0, FRAMES, *SIZE).frames
+    quantized = mc.opt(network, "mse{weights=8 activations=8}", [calibration])
     mc.save(network, folder / "float.mcg")
     mc.save(quantized, folder / "w8a8.mcg")
     print(f"weights: {mc.inspect(network).totals.size_mib:.2f} MiB, then", end=" ")
