@@ -16,6 +16,7 @@ from mattecompress.files import atomic_path
 from mattecompress.program import Program
 
 OUTPUT_NAMES = "matte.outputs"
+ALIGNMENT = 64
 
 
 def lower(program: Program, target: Target) -> tvm.IRModule:
@@ -57,7 +58,7 @@ class HostLibrary:
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, by name."""
-        arguments = [tvm.runtime.from_dlpack(inputs[name].detach().contiguous()) for name in self.input_names]
+        arguments = [_to_tvm(inputs[name].detach().contiguous()) for name in self.input_names]
         results = self.machine["main"](*arguments)
         return {name: from_dlpack(result) for name, result in zip(self.output_names, results, strict=True)}
 
@@ -66,6 +67,13 @@ class HostLibrary:
         with atomic_path(path) as temporary:
             self.executable.export_library(str(temporary))
         return path
+
+
+def _to_tvm(value: Tensor) -> tvm.runtime.Tensor:
+    """The same memory where it is aligned as TVM wants it, else a copy."""
+    if value.data_ptr() % ALIGNMENT:
+        return tvm.runtime.tensor(value.numpy())
+    return tvm.runtime.from_dlpack(value)
 
 
 def compile_host(module: tvm.IRModule, target: Target) -> HostLibrary:
