@@ -205,7 +205,7 @@ def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, p
         value = add_pairs(plan.counting, value) if plan.in_pairs else value.astype("int32")
         return read_table(table, window, plan.size, y, x, o) - plan.factor * value
 
-    return te.compute(shape, result, name=RESULT, attrs={"tile": [tile.lanes, tile.vectors, tile.pixels]})
+    return te.compute(shape, result, name=RESULT, attrs={"tile": tile.numbers})
 
 
 def _counts(

@@ -7,7 +7,8 @@ Meaning, with x the image's bits (0 outside the image) and w the weights' bits, 
     signs: factor 2, table = taps        units: factor 1, table = popcount(w), borders as in `bitserial`
 
 A word of u bytes is looked at through eight lanes: lane j shifts bit j of every byte to the byte's bottom, so that
-byte k of lane j counts for channel 8 * k + j of the word. Reference: mattecompress.ops.binary.
+byte k of lane j counts for channel 8 * k + j of the word. Bytes of a last word that belong to the next pixel count
+for no channel. Reference: mattecompress.ops.binary.
 """
 
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def plan_binary_depthwise(weight: Array, size: tuple[int, int], values: dict[str
     window = geometry((rows, columns), values)
     octets = -(-values["channels"] // 8)
     widest = Registers.of(current_target()).bytes // LANES
-    unit = next(unit for unit in (8, 4, 2, 1) if unit <= widest and octets % unit == 0)
+    unit = min((1, 2, 4, 8)[: widest.bit_length()], key=lambda size: -(-octets // size))
     width = window.extent(size[1], 1)
     return DepthwisePlan(
         window=window,
@@ -101,7 +102,7 @@ def plan_binary_depthwise(weight: Array, size: tuple[int, int], values: dict[str
         channels=values["channels"],
         factor=FACTORS[values["encoding"]],
         unit=unit,
-        words=octets // unit,
+        words=-(-octets // unit),
         pixels=max(count for count in range(1, PIXELS + 1) if width % count == 0),
     )
 
@@ -119,7 +120,9 @@ def depthwise_table(weight: Array, plan: DepthwisePlan, encoding: str, border: i
 
 def lay_out_words(weight: Array, plan: DepthwisePlan) -> Array:
     """Packed weights (KH, KW, B) as words (KH, KW, words)."""
-    return np.ascontiguousarray(weight[..., : plan.words * plan.unit]).view(f"<u{plan.unit}")
+    size = plan.words * plan.unit
+    padded = np.pad(weight[..., :size], [(0, 0), (0, 0), (0, max(0, size - weight.shape[2]))])
+    return np.ascontiguousarray(padded).view(f"<u{plan.unit}")
 
 
 def binary_depthwise(
@@ -164,9 +167,10 @@ def schedule_binary_depthwise(schedule: Any) -> str | None:
     unit, pixels = numbers
     owner, counts = inline_epilogue(schedule, schedule.get_sblock(RESULT)), schedule.get_sblock("counts")
     n, y, x, c = schedule.get_loops(owner)
-    whole = int(schedule.get(c).extent) % (LANES * unit) == 0
+    whole = int(schedule.get(c).extent) % LANES == 0
     x_outer, x_inner = schedule.split(x, [None, pixels])
-    word, octet, lane = schedule.split(c, [None, unit, LANES])
+    octets, lane = schedule.split(c, [None, LANES])
+    word, octet = schedule.split(octets, [None, unit])
     schedule.reorder(n, y, x_outer, word, x_inner, octet, lane)
     schedule.compute_at(counts, word, preserve_unit_loops=True)
     _, _, pixel, _, bit, row, column = schedule.get_loops(counts)[-7:]

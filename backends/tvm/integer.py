@@ -11,7 +11,7 @@ Reference: mattecompress.ops.integer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,8 @@ def plan_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any
     tile = choose_tile(per_group, window.extent(size[1], 1), WORD, Registers.of(target))
     kind = multiplication(target, tile.lanes, int(weight.min()))
     words = -(-inputs // WORD)
+    if kind.startswith("sm"):
+        tile = replace(tile, steps=1)
     copied = window.padding != (0, 0) or kind != "vnni" or inputs % WORD != 0
     return IntegerPlan(
         window=window,
@@ -153,7 +155,7 @@ def plan_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any
         multiplication=kind,
         words=words,
         copied=copied,
-        loaded=words_loaded_together(words, 8, target),
+        loaded=words_loaded_together(words, 8, target) if kind == "sdot" else 1,
         border=_border(values["zero_point"]),
         tile=tile,
     )
@@ -246,13 +248,10 @@ def _shape(source: te.Tensor, plan: IntegerPlan, outputs: int) -> tuple[int, ...
 
 
 def _result(source: te.Tensor, table: te.Tensor, total: te.Tensor, plan: IntegerPlan) -> te.Tensor:
-    tile = plan.tile
-
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
         return read_table(table, plan.window, plan.size, y, x, o) + total(n, y, x, o)
 
-    attributes = {"tile": [tile.lanes, tile.vectors, tile.pixels]}
-    return te.compute(total.shape, result, name=RESULT, attrs=attributes)
+    return te.compute(total.shape, result, name=RESULT, attrs={"tile": plan.tile.numbers})
 
 
 def schedule_integer_convolution(schedule: Any) -> str | None:

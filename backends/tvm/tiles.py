@@ -16,8 +16,6 @@ from mattecompress.backends.tvm.intrinsics import instruction_set
 
 Schedule = Any
 MOST_PIXELS, MOST_VECTORS = 16, 8
-MOST_STEPS = 8
-"""Steps of the innermost reduction loops that are unrolled."""
 REST = 2
 """Registers for intermediate results, beside those for sums, weights and words."""
 STACK_BYTES = 1024
@@ -44,11 +42,20 @@ class Registers:
 
 @dataclass(frozen=True)
 class Tile:
-    """A register tile; `vectors * lanes` divides a group's outputs and `pixels` divides a row."""
+    """A register tile; `vectors * lanes` divides a group's outputs and `pixels` divides a row.
+
+    steps: how many steps of the innermost reduction loops are unrolled at most.
+    """
 
     lanes: int
     vectors: int
     pixels: int
+    steps: int = 8
+
+    @property
+    def numbers(self) -> list[int]:
+        """The tile as an attribute of a block: `Tile(*numbers)`."""
+        return [self.lanes, self.vectors, self.pixels, self.steps]
 
     @property
     def outputs(self) -> int:
@@ -151,7 +158,7 @@ def _accumulate_at(schedule: Schedule, block: Any, place: Any, tile: Tile) -> li
     steps = 1
     for loop in reversed(reductions[1:]):
         steps *= int(schedule.get(loop).extent)
-        if steps > MOST_STEPS:
+        if steps > tile.steps:
             break
         schedule.unroll(loop)
     return reductions

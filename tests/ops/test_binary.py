@@ -162,6 +162,22 @@ def test_schemas_and_shape_functions_agree_with_references() -> None:
         torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
+class Binarized(torch.nn.Module):
+    """A lowered layer, for export."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        bits = matte.pack_signs(x, None, 1, 8)
+        return matte.binary_conv2d(bits, weight, 16, [2, 2], [1, 1], [1, 1], 1, "signs", 0)
+
+
+def test_shapes_stay_symbolic_in_export() -> None:
+    x, weight = torch.randn(2, 16, 24, 32), binary.pack_weight_signs(torch.randn(4, 16, 3, 3), 8)
+    dims = {0: torch.export.Dim("n"), 2: 8 * torch.export.Dim("h"), 3: 8 * torch.export.Dim("w")}
+    program = torch.export.export(Binarized(), (x, weight), dynamic_shapes=(dims, None))
+    other = torch.randn(1, 16, 40, 8)
+    assert torch.equal(program.module()(other, weight), Binarized()(other, weight))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

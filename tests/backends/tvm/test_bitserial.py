@@ -37,7 +37,7 @@ CALLS = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @example(DEEP, 32, "signs", 1)
 @example(WIDE, 8, "units", 0)
 @given(convolutions(), st.sampled_from(WORDS), st.sampled_from(ENCODINGS), st.sampled_from([0, 1]))
