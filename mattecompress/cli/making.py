@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mattecompress.cli.options import Output, Seed, Size, parse_size, require_writable, say
+from mattecompress.cli.options import ArgumentError, Output, Seed, Size, parse_size, require_writable, say
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +38,7 @@ def train(
 
     wanted = find_recipe(recipe)
     require_writable(output, folder=True)
+    _check_device(device)
     record = train_recipe(
         wanted,
         output,
@@ -54,6 +55,14 @@ def train(
         )
         return
     say(f"{record.weights}: {wanted.steps} steps, last loss {record.losses[-1]:.4f}; {record.record}")
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if device not in (None, *known):
+        raise ArgumentError(f"--device '{device}': expected {' or '.join(known)}, which this machine has")
 
 
 def demo(

@@ -297,3 +297,6 @@ def test_training(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("a file")
     assert "did you mean rvm-small" in refused("train", "--recipe", "rvm-smal", "-o", "out")
     assert "cannot write plain" in refused("train", "-o", "plain")
+    assert "--device 'gpu': expected cpu" in refused("train", "-o", "out", "--device", "gpu")
+    number = torch.cuda.device_count()
+    assert f"cuda:{number}" in refused("train", "-o", "out", "--device", f"cuda:{number}")

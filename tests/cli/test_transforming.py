@@ -17,7 +17,7 @@ from mattecompress.text import print_program
 Cli = Callable[..., Any]
 
 
-def test_tracings_a_function(done: Cli, cli: Cli, tmp_path: Path) -> None:
+def test_captures_a_function(done: Cli, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Module):\n"
