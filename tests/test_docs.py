@@ -4,6 +4,7 @@ import importlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,3 +165,7 @@ def test_python_and_c_of_the_pages_work(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ziglang", *shlex.split(line)[1:]]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "main").read_bytes()[:4] == b"\x7fELF"
+    if shutil.which("qemu-aarch64"):
+        emulated = ["qemu-aarch64", "-cpu", "cortex-a76", str(tmp_path / "main")]
+        said = subprocess.run(emulated, check=True, capture_output=True, text=True).stdout
+        assert re.fullmatch(r"\d+ bytes of memory, first alpha [01]\.\d+\n", said)
