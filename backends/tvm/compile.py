@@ -1,5 +1,10 @@
 """From a program to scheduled kernels, and from those to a library for TVM's runtime on this machine."""
 
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from mattecompress.program import Program
 
 OUTPUT_NAMES = "matte.outputs"
 ALIGNMENT = 64
+SAVING_NOISE = "Warning: Scope Saving:"
 
 
 def lower(program: Program, target: Target) -> tvm.IRModule:
@@ -64,9 +70,26 @@ class HostLibrary:
 
     def save(self, path: Path) -> Path:
         """Write a shared library that `tvm.runtime.load_module` and `relax.VirtualMachine` take."""
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, _without(SAVING_NOISE):
             self.executable.export_library(str(temporary))
         return path
+
+
+@contextmanager
+def _without(noise: str) -> Iterator[None]:
+    """Keep lines that hold `noise` from standard error; TVM's runtime writes there past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            buffer.seek(0)
+            lines = buffer.read().decode(errors="replace").splitlines(keepends=True)
+            sys.stderr.write("".join(line for line in lines if noise not in line))
 
 
 def _to_tvm(value: Tensor) -> tvm.runtime.Tensor:

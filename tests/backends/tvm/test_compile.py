@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -19,3 +21,9 @@ def test_takes_tensors_at_any_address(tiny: Program) -> None:
         found, expected = artifact.run(**inputs), program.run(**inputs)
         for name, value in found.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_saves_a_library_quietly(tiny: Program, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (path,) = Tvm().compile(FoldBatchNorm()(tiny).program).save(tmp_path)
+    assert path.is_file()
+    assert capfd.readouterr().err == ""
