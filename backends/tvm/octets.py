@@ -11,7 +11,10 @@ import numpy as np
 from tvm import te, tirx
 
 from mattecompress.backends.tvm.compute_convolution import Geometry
-from mattecompress.backends.tvm.intrinsics import load_word
+from mattecompress.backends.tvm.intrinsics import current_target, load_word
+from mattecompress.backends.tvm.pieces import mark, serial_pieces, vector_pieces
+from mattecompress.backends.tvm.stages import child_blocks
+from mattecompress.backends.tvm.tiles import Registers
 
 Expression = Any
 GATHERED = "gathered"
@@ -72,15 +75,21 @@ def gather(source: te.Tensor, window: Geometry, border: int, flip: bool = False)
         return tirx.if_then_else(te.all(*inside), value, tirx.const(border, "uint8")) ^ top_bit
 
     shape = (batch, height + 2 * vertical, (width + 2 * horizontal) * pixel + GUARD)
-    attributes = {"pieces": [horizontal * pixel, width * pixel]}
+    attributes = {"image": [horizontal * pixel, width * pixel, vertical, height]}
     return Octets(te.compute(shape, element, name=GATHERED, attrs=attributes), pixel)
 
 
 def schedule_gathering(schedule: Any) -> None:
-    """Cut the rows of a padded copy into left border, image and right border, each without conditions."""
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    for block in blocks:
-        if schedule.get(block).name_hint == GATHERED:
-            pieces = [int(extent) for extent in schedule.get(block).annotations["pieces"]]
-            loop = schedule.get_loops(block)[-1]
-            schedule.loop_partition(loop, [*(extent for extent in pieces if extent), None])
+    """Copy whole vectors of bytes, with borders apart; loops are marked for `pieces.cut_loops`."""
+    for block in child_blocks(schedule):
+        if schedule.get(block).name_hint != GATHERED:
+            continue
+        left, inside, above, height = (int(extent) for extent in schedule.get(block).annotations["image"])
+        _, row, place = schedule.get_loops(block)
+        rows, octets = (int(schedule.get(loop).extent) for loop in (row, place))
+        mark(schedule, row, serial_pieces(rows, [above, above + height]))
+        mark(
+            schedule,
+            place,
+            vector_pieces(octets, Registers.of(current_target()).bytes, [left, left + inside]),
+        )

@@ -9,7 +9,6 @@ every eight of them become one byte. Reference: mattecompress.ops.binary.
 """
 
 from collections.abc import Callable, Sequence
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,13 @@ from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.intrinsics import current_target, gather_bits
 from mattecompress.backends.tvm.operands import INJECTIVE
+from mattecompress.backends.tvm.pieces import condition_cuts, mark, serial_pieces, vector_pieces
+from mattecompress.backends.tvm.stages import child_blocks, inline, place_rows
 from mattecompress.backends.tvm.tiles import Registers
 from mattecompress.backends.tvm.window import Expression, arguments, constant, emit_kernel
 from mattecompress.ops.binary import bytes_per_group
 
-RESULT, FLAGS, REST = "packed", "flags", "rest"
+RESULT, FLAGS = "packed", "flags"
 
 
 def emit_pack_signs(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
@@ -59,66 +60,48 @@ def pack(
     groups: int,
     word: int,
 ) -> te.Tensor:
-    """The kernel, uint8 (N, H, W, groups * B); `test` gives a channel's bit from its value and its limit.
-
-    Channels that fill whole bytes, in the order of the bytes, are `flags`; the others and the padding are `rest`.
-    """
+    """The kernel, uint8 (N, H, W, groups * B); `test` gives a channel's bit from its value and its limit."""
     batch, height, width, channels = (int(extent) for extent in source.shape)
     size = channels // groups
     places = 8 * bytes_per_group(size, word)
-    whole = channels if size == places else channels // 8 * 8 if groups == 1 else 0
 
-    def bit(n: Expression, y: Expression, x: Expression, channel: Expression) -> Expression:
+    def flag(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
+        within, channel = (
+            (place, place) if groups == 1 else (place % places, place // places * size + place % places)
+        )
         limit = limits(channel) if limits is not None else None
-        return test(source(n, y, x, channel), limit).astype("uint8")
-
-    def ragged_bit(n: Expression, y: Expression, x: Expression, index: Expression) -> Expression:
-        place = index + whole
-        value = bit(n, y, x, place // places * size + place % places)
-        return tirx.if_then_else(place % places < size, value, tirx.const(0, "uint8"))
-
-    image = (batch, height, width)
-    total = groups * places
-    flags = te.compute((*image, whole), bit, name=FLAGS) if whole else None
-    rest = te.compute((*image, total - whole), ragged_bit, name=REST) if whole < total else None
-
-    def octet_of(
-        flag: te.Tensor, n: Expression, y: Expression, x: Expression, place: Expression
-    ) -> Expression:
-        return gather_bits([flag(n, y, x, place + index) for index in range(8)])
+        bit = test(source(n, y, x, channel), limit).astype("uint8")
+        return bit if size == places else tirx.if_then_else(within < size, bit, tirx.const(0, "uint8"))
 
     def gather(n: Expression, y: Expression, x: Expression, octet: Expression) -> Expression:
-        if rest is None:
-            return octet_of(flags, n, y, x, octet * 8)
-        from_rest = octet_of(rest, n, y, x, octet * 8 - whole)
-        if flags is None:
-            return from_rest
-        return tirx.if_then_else(octet < whole // 8, octet_of(flags, n, y, x, octet * 8), from_rest)
+        return gather_bits([flags(n, y, x, octet * 8 + index) for index in range(8)])
 
-    return te.compute((*image, total // 8), gather, name=RESULT)
+    flags = te.compute((batch, height, width, groups * places), flag, name=FLAGS)
+    return te.compute((batch, height, width, groups * places // 8), gather, name=RESULT)
 
 
 def schedule_packing(schedule: Any) -> str | None:
     """Compute a function that ends in packing one pixel at a time, comparisons side by side.
 
+    Loops are marked for `pieces.cut_loops`, to be cut where joined inputs or the padding begin.
+
     Returns:
         None when done, else why the rule does not fit; the schedule is then untouched.
     """
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    blocks = child_blocks(schedule)
     names = [schedule.get(block).name_hint for block in blocks]
-    if names[-1] != RESULT:
+    if names[-2:] != [FLAGS, RESULT]:
         return "the function does not end in packing"
     if any(var.iter_type != 0 for block in blocks for var in schedule.get(block).iter_vars):
         return "packing follows a reduction"
-    comparisons = [block for block, name in zip(blocks, names, strict=True) if name in (FLAGS, REST)]
-    for block in blocks[: -1 - len(comparisons)]:
-        schedule.compute_inline(block)
-    pixel = schedule.get_loops(blocks[-1])[2]
-    lanes = 2 * Registers.of(current_target()).bytes // 4
-    for block in comparisons:
-        schedule.compute_at(block, pixel, preserve_unit_loops=True)
-        loop = schedule.get_loops(block)[-1]
-        width = gcd(int(schedule.get(loop).extent), lanes)
-        if schedule.get(block).name_hint == FLAGS:
-            schedule.vectorize(schedule.split(loop, [None, width])[1])
+    *producers, flags, result = blocks
+    inline(schedule, producers)
+    _, row, pixel, _ = schedule.get_loops(result)
+    cuts = [condition_cuts(schedule.get(flags), axis) for axis in range(4)]
+    lanes = Registers.of(current_target()).bytes // 4
+    mark(schedule, pixel, serial_pieces(int(schedule.get(pixel).extent), cuts[2]))
+    schedule.compute_at(flags, pixel, preserve_unit_loops=True)
+    place = schedule.get_loops(flags)[-1]
+    mark(schedule, place, vector_pieces(int(schedule.get(place).extent), 2 * lanes, cuts[3]))
+    place_rows(schedule, row, lanes)
     return None

@@ -12,6 +12,7 @@ from tvm import relax
 
 import mattecompress.ops  # noqa: F401  (registers torch.ops.matte)
 from mattecompress.backends.tvm import bitserial, bitserial_depthwise, integer, packing
+from mattecompress.backends.tvm.pieces import cut_loops
 
 matte = torch.ops.matte
 KERNELS: dict[Any, tuple[Callable[..., relax.Var], Callable[[Any], str | None] | None]] = {
@@ -66,7 +67,7 @@ def make_kernel(
         if rule is not None and scheduled:
             schedule = tvm.s_tir.Schedule(function)
             assert rule(schedule) is None
-            function = schedule.mod["main"]
+            function = cut_loops(schedule.mod["main"])
     fields = module["main"].body.blocks[0].bindings[0].value.args[1]
     constants = [field.value.numpy() for field in fields.fields[1:]]
     function = function.with_attr("tirx.is_scheduled", True)

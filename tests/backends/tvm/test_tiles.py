@@ -10,6 +10,7 @@ pytest.importorskip("tvm")
 from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.operands import ELEMENTWISE
+from mattecompress.backends.tvm.pieces import cut_loops
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.backends.tvm.tiles import STACK_BYTES, Registers, choose_tile
 from tests.backends.tvm import calls
@@ -95,7 +96,7 @@ def test_epilogue_is_computed_in_the_tile(call: calls.Call) -> None:
         schedule = tvm.s_tir.Schedule(function)
         assert KERNELS[op][1](schedule) is None
         assert 'T.sblock("times")' not in schedule.mod["main"].script()
-        scheduled = schedule.mod["main"].with_attrs(
+        scheduled = cut_loops(schedule.mod["main"]).with_attrs(
             {"global_symbol": variable.name_hint, "tirx.is_scheduled": True}
         )
         module.update_func(variable, scheduled)
