@@ -44,7 +44,10 @@ def parse_program(text: str, tensors: Mapping[str, Tensor]) -> Program:
             raise TextError(f"line {number}: {error}: {line.strip()[:100]}") from error
         except UserError as error:
             raise TextError(f"line {number}: {error}") from error
-    return reader.finish()
+    try:
+        return reader.finish()
+    except AttributeError as error:
+        raise TextError(f"the graph reads what the text does not hold: {error}") from error
 
 
 class _Reader:
@@ -126,7 +129,9 @@ class _Reader:
             return
         existing = getattr(owner, leaf)
         if existing.shape != value.shape:
-            raise ValueError(f"'{name}' has shape {list(value.shape)}, its module needs {list(existing.shape)}")
+            raise ValueError(
+                f"'{name}' has shape {list(value.shape)}, its module needs {list(existing.shape)}"
+            )
         held: Any = owner._parameters if leaf in owner._parameters else owner._buffers
         held[leaf] = wrap(value)
 

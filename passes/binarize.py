@@ -23,6 +23,7 @@ from mattecompress.program import AbsentParameter, Program, namespace
 conv2d = torch.ops.aten.conv2d.default
 _CONVOLUTIONS = (conv2d, torch.ops.aten.conv2d.padding)
 ONE_BIT = Precision(1, 1)
+LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Binarize(Pass):
         reasons = self._float_reasons(program)
         expect(
             None in reasons.values() or program.called_modules(BinaryConv2d),
-            "no convolution can become one-bit: " + (_list_floats(reasons) or "the program has none"),
+            f"no float convolution can become one-bit: {_list_floats(reasons) or 'the program has none'}; "
+            "binarize the program as it was captured",
         )
 
     def ensures(self, program: Program) -> None:
@@ -192,7 +194,9 @@ def _call_module(program: Program, node: fx.Node, path: str) -> None:
 
 
 def _list_floats(reasons: dict[fx.Node, str | None]) -> str:
-    return ", ".join(f"{_path(node)} ({reason})" for node, reason in reasons.items() if reason)
+    floats = [f"{_path(node)} ({reason})" for node, reason in reasons.items() if reason]
+    more = f" and {len(floats) - LISTED} more" if len(floats) > LISTED else ""
+    return ", ".join(floats[:LISTED]) + more
 
 
 def _ends(program: Program) -> dict[fx.Node, str]:

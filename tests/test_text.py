@@ -78,3 +78,9 @@ def test_refuses_a_module_without_its_tensors(tiny: Program) -> None:
     lines = [line for line in print_program(tiny).splitlines() if "@stem.1.running_mean" not in line]
     with pytest.raises(TextError, match="module tensor 'stem.1.running_mean' is absent"):
         parse_program("\n".join(lines), tiny.state_dict())
+
+
+def test_refuses_a_call_of_a_module_that_is_not_there(tiny: Program) -> None:
+    text = print_program(tiny).replace("= @stem.1(", "= @stem.9(")
+    with pytest.raises(TextError, match="reads what the text does not hold"):
+        parse_program(text, tiny.state_dict())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mattecompress.backends import Artifact
+from mattecompress.errors import InternalError
 from mattecompress.facts import evaluate_size
 from mattecompress.program import Level, Program
 from mattecompress.propagation import program_symbols
@@ -20,7 +21,7 @@ SYMBOL_SIZES = (1, 5, 7, 6)
 Frame = dict[str, Tensor]
 
 
-class AgreementError(Exception):
+class AgreementError(InternalError):
     """An artifact does not compute what its program computes."""
 
 

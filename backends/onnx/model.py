@@ -10,13 +10,13 @@ from torch import Tensor
 from mattecompress.backends.onnx import functions
 from mattecompress.backends.onnx.graph import ElementType, Initializer, Operation, element_type
 from mattecompress.backends.onnx.translate import Translation, translate
-from mattecompress.errors import MissingExtraError
+from mattecompress.errors import InternalError, MissingExtraError
 from mattecompress.program import Program
 
 IR_VERSION = 10
 
 
-class ExportError(Exception):
+class ExportError(InternalError):
     """onnx or onnxsim rejects a model that was written here: a defect, not bad input."""
 
 

@@ -196,7 +196,7 @@ def test_weights_side_by_side_get_a_path_each() -> None:
 )
 def test_refuses_what_has_no_weight_of_its_own(net: nn.Module, reason: str) -> None:
     program = program_of(nn.Sequential(net, nn.ReLU()))
-    with pytest.raises(PreconditionError, match=f"no convolution can become one-bit: .*{reason}"):
+    with pytest.raises(PreconditionError, match=f"no float convolution can become one-bit: .*{reason}"):
         Binarize("bnn", **EVERYTHING)(program)
 
 
