@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from mattecompress.backends import Artifact, load_backend
-from mattecompress.tracing import capture as capture_module
 from mattecompress.container import load, save
 from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect
@@ -17,6 +16,7 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
+from mattecompress.tracing import capture as capture_module
 
 __all__ = ["Cost", "capture", "compile", "inspect", "load", "opt", "save"]
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from mattecompress import calibration
 from mattecompress.calibration import CalibrationError, fit_activations, fit_weights, observe, search_range
-from mattecompress.tracing import capture
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program, StatePair
 from mattecompress.signature import Signature
+from mattecompress.tracing import capture
 
 configs = st.builds(QuantizerConfig, st.integers(2, 8), st.booleans())
 

@@ -87,7 +87,7 @@ def test_unwritable_folder_leaves_nothing(tiny: Program, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("%x : f32[1] = aten.from_file.default(\"weights.bin\")", "takes no tensor"),
+        ('%x : f32[1] = aten.from_file.default("weights.bin")', "takes no tensor"),
         ("%x : f32[1,4,6,8] = aten.relu_.default(%r1i)", "changes its input in place"),
     ],
 )

@@ -70,7 +70,9 @@ def test_refuses_cut_text(tiny: Program) -> None:
 
 def test_a_module_allocates_no_more_than_the_file_holds(tiny: Program) -> None:
     text = print_program(tiny).replace("BatchNorm2d{features=8", "BatchNorm2d{features=10000000000000")
-    with pytest.raises(TextError, match=r"'stem.1.bias' has shape \[8\], its module needs \[10000000000000\]"):
+    with pytest.raises(
+        TextError, match=r"'stem.1.bias' has shape \[8\], its module needs \[10000000000000\]"
+    ):
         parse_program(text, tiny.state_dict())
 
 

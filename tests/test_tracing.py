@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mattecompress.tracing import CaptureError, capture
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.normalization import NormalizationError
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
+from mattecompress.tracing import CaptureError, capture
 
 
 def test_computes_the_same(tiny: Program, tiny_net: nn.Module) -> None:

@@ -81,7 +81,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) to the same shape."""
-        return x * self.gate(self.fc2(self.relu(self.fc1(self.avgpool(x)))))
+        y: Tensor = x * self.gate(self.fc2(self.relu(self.fc1(self.avgpool(x)))))
+        return y
 
 
 class InvertedResidual(nn.Module):
@@ -112,13 +113,16 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,inputs,H,W) to (N,outputs,ceil(H/stride),ceil(W/stride))."""
-        return x + self.block(x) if self.residual else self.block(x)
+        y: Tensor = x + self.block(x) if self.residual else self.block(x)
+        return y
 
 
 class MobileNetV3(nn.Module):
     """RGB in 0..1 to features of 16, 24, 40 and 960 channels at 1/2, 1/4, 1/8 and 1/16 of its size."""
 
     channels = CHANNELS
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()

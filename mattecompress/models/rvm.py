@@ -83,7 +83,8 @@ class LRASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,inputs,H,W) to (N,outputs,H,W)."""
-        return self.aspp1(x) * self.aspp2(x)
+        y: Tensor = self.aspp1(x) * self.aspp2(x)
+        return y
 
 
 class ConvGRU(nn.Module):
@@ -112,11 +113,14 @@ class ConvGRU(nn.Module):
         """One frame; all (B,C,H,W)."""
         reset, update = self.ih(torch.cat([x, h], dim=1)).split(self.channels, dim=1)
         candidate = self.hh(torch.cat([x, reset * h], dim=1))
-        return (1 - update) * h + update * candidate
+        y: Tensor = (1 - update) * h + update * candidate
+        return y
 
 
 class HalfRecurrent(nn.Module):
     """Base of the blocks that pass the second half of their channels through a GRU."""
+
+    gru: ConvGRU
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -166,7 +170,8 @@ class OutputBlock(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """x (N,inputs,ceil(H/2),ceil(W/2)) and image (N,3,H,W) to (N,outputs,H,W)."""
-        return self.conv(torch.cat([_double(x, image), image], dim=1))
+        y: Tensor = self.conv(torch.cat([_double(x, image), image], dim=1))
+        return y
 
 
 class RecurrentDecoder(nn.Module):
@@ -211,7 +216,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,inputs,H,W) to (N,outputs,H,W)."""
-        return self.conv(x)
+        y: Tensor = self.conv(x)
+        return y
 
 
 def mobilenetv3(refiner: Refiner = "deep_guided_filter") -> RVM:

@@ -35,8 +35,8 @@ class RVMNetwork:
     def __init__(self, module: nn.Module) -> None:
         self.module: nn.Module = module
         self._raw: tuple[Tensor, Tensor] | None = None
-        module.project_mat.register_forward_hook(self._see_projection)
-        module.refiner.register_forward_hook(self._see_refiner)
+        module.get_submodule("project_mat").register_forward_hook(self._see_projection)
+        module.get_submodule("refiner").register_forward_hook(self._see_refiner)
 
     def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
         """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1."""
@@ -44,7 +44,9 @@ class RVMNetwork:
         assert self._raw is not None
         residual, alpha = (raw.float().unflatten(0, frames.shape[:2]) for raw in self._raw)
         self._raw = None
-        return InwardClamp.apply(residual + frames), InwardClamp.apply(alpha)
+        foreground: Tensor = InwardClamp.apply(residual + frames)  # type: ignore[no-untyped-call]
+        alpha = InwardClamp.apply(alpha)  # type: ignore[no-untyped-call]
+        return foreground, alpha
 
     def segment(self, frames: Tensor) -> Tensor:
         """(B,T,3,H,W) to logits (B,T,1,H,W), float32."""

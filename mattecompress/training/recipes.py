@@ -166,6 +166,18 @@ RECIPES = {
         average=0.99,
         half=True,
     ),
+    "rvm-small-more": Recipe(
+        model="rvm-mobilenetv3",
+        stages=(
+            Stage(700, 2, 4, 144, 256, Rates(8e-4, 8e-4, 8e-4), fade=0.04),
+            Stage(60, 1, 8, 144, 256, Rates(5e-5, 5e-5, 5e-5), fade=0.2, freeze_norms=True),
+        ),
+        warmup=50,
+        weight_decay=1e-2,
+        clip_norm=1.0,
+        average=0.99,
+        half=True,
+    ),
 }
 """`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, on procedural clips
 and from random weights. `rvm-small` is our own, sized for one CPU core, and made the weights that are shipped."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from mattecompress.calibration import CalibrationError
-from mattecompress.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.facts import Precision
 from mattecompress.models.checkpoints import load_checkpoint
@@ -24,6 +23,7 @@ from mattecompress.signature import Signature
 from mattecompress.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
+from mattecompress.tracing import capture
 
 conv2d = torch.ops.aten.conv2d.default
 

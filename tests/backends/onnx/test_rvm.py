@@ -7,7 +7,6 @@ import torch
 from mattecompress.backends import load_backend
 from mattecompress.backends.onnx import Onnx
 from mattecompress.backends.onnx.agreement import compare
-from mattecompress.tracing import capture
 from mattecompress.data.clips import procedural_clip
 from mattecompress.models import build_model
 from mattecompress.models.signatures import rvm_signature
@@ -16,6 +15,7 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.stream import Stream
+from mattecompress.tracing import capture
 from tests.backends.onnx.nets import initializers, operators
 
 matte = torch.ops.matte
