@@ -188,7 +188,11 @@ def lay_out_words(weight: Array, plan: BinaryPlan) -> Array:
     rows, runs = plan.taps
     taken = weight[..., : plan.octets].reshape(weight.shape[0], rows, runs, -1)
     padded = np.pad(taken, [(0, 0)] * 3 + [(0, plan.words * plan.unit - taken.shape[3])])
-    words = padded.view(f"<u{plan.unit}").reshape(-1, plan.tile.outputs, rows, runs, plan.words)
+    words = (
+        np.ascontiguousarray(padded)
+        .view(f"<u{plan.unit}")
+        .reshape(-1, plan.tile.outputs, rows, runs, plan.words)
+    )
     return np.ascontiguousarray(words.transpose(0, 2, 3, 4, 1))
 
 

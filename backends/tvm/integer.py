@@ -28,6 +28,7 @@ from mattecompress.backends.tvm.intrinsics import (
     pair_bytes,
     words_loaded_together,
 )
+from mattecompress.backends.tvm.mathematics import quotient
 from mattecompress.backends.tvm.octets import Octets, gather, schedule_gathering
 from mattecompress.backends.tvm.operands import BROADCAST, CONVOLUTION
 from mattecompress.backends.tvm.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
@@ -47,6 +48,10 @@ from mattecompress.ops.integer import unpack_weight
 
 RESULT = "integer_result"
 WORD = 4
+ROUND_SHIFT = 12582912.0
+"""1.5 * 2**23: a float32 of this size has no bits left for fractions."""
+SHIFT_BITS = 0x4B400000
+"""Its bits as an int32."""
 DEPTHWISE_PIXELS = 8
 
 
@@ -78,16 +83,20 @@ class IntegerPlan:
 
 
 def emit_quantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
-    """`matte::quantize`: float32 to uint8, by a true division and rounding halves to even."""
+    """`matte::quantize`: float32 to uint8, by a true division and rounding halves to even.
+
+    Clamping to integers first changes nothing, and then adding `ROUND_SHIFT` rounds: the sum's lowest bits are the
+    integer.
+    """
     values = arguments(node)
-    step = tirx.const(np.float32(values["scale"]), "float32")
-    zero, top = (
-        tirx.const(float(value), "float32") for value in (values["zero_point"], 2 ** values["bits"] - 1)
-    )
+    zero_point = values["zero_point"]
+    step, shift = tirx.const(np.float32(values["scale"]), "float32"), tirx.const(ROUND_SHIFT, "float32")
+    low, high = (tirx.const(float(end - zero_point), "float32") for end in (0, 2 ** values["bits"] - 1))
+    bias = tirx.const(SHIFT_BITS - zero_point, "int32")
 
     def element(x: Expression) -> Expression:
-        code = tirx.nearbyint(x / step) + zero
-        return tirx.min(tirx.max(code, tirx.const(0.0, "float32")), top).astype("uint8")
+        clamped = tirx.min(tirx.max(quotient(x, step), low), high)
+        return (tirx.reinterpret("int32", clamped + shift) - bias).astype("uint8")
 
     def compute(x: te.Tensor) -> te.Tensor:
         return te.compute(x.shape, lambda *index: element(x(*index)), name="quantize")
@@ -188,7 +197,7 @@ def lay_out_words(weight: Array, plan: IntegerPlan) -> Array:
     """Weights (O, I, KH, KW) as int32 words (O / tile outputs, KH, KW, words, tile outputs)."""
     _, inputs, rows, columns = weight.shape
     padded = np.pad(weight.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, plan.words * WORD - inputs)])
-    words = padded.view("<i4").reshape(-1, plan.tile.outputs, rows, columns, plan.words)
+    words = np.ascontiguousarray(padded).view("<i4").reshape(-1, plan.tile.outputs, rows, columns, plan.words)
     laid_out = np.ascontiguousarray(words.transpose(0, 2, 3, 4, 1))
     return pair_bytes(laid_out) if plan.multiplication.startswith("sm") else laid_out
 

@@ -47,6 +47,7 @@ EXTREME = (
 
 
 @settings(max_examples=15, deadline=None)
+@example(Convolution(1, 1, 2, 2, 1, 1, (1, 2), (1, 1), (0, 0), (1, 1), 0), 2, 0)
 @given(convolutions(), st.sampled_from([2, 4, 8]), st.integers(0, 255))
 def test_convolution_equals_reference(case: Convolution, weight_bits: int, zero_point: int) -> None:
     kernel = make_kernel(*calls.quantized_conv2d(case, weight_bits, zero_point), HOST)
