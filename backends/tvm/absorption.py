@@ -1,10 +1,18 @@
 """Which nodes are computed where they are read instead of in a kernel of their own.
 
+Inside convolutions:
+
 - A slice always: it only shifts indices.
 - A join, a resize or an arithmetic node whose only reader is a convolution, or another such node: the convolution
   gathers its input into a small buffer anyway, and computes the node on the way.
 - But an arithmetic node stays outside if it can be the epilogue of what computes its operand.
+
+In the frame, the last pass over whole images, which writes the program's outputs plane by plane: elementwise nodes,
+slices, joins, resizes and means over few channels that only outputs or other such nodes read. What a resize reads is
+outside again, since it would be computed once for every pixel that it is spread over.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import fx
@@ -13,51 +21,87 @@ aten = torch.ops.aten
 
 SLICES = {aten.slice.Tensor}
 CONVOLUTIONS = {aten.conv2d.default}
-JOINS = {aten.cat.default, aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec}
+RESIZES = {aten.upsample_bilinear2d.vec}
+JOINS = {aten.cat.default} | RESIZES
 ARITHMETIC = {
     aten.add.Tensor,
     aten.sub.Tensor,
     aten.mul.Tensor,
     aten.div.Tensor,
 }
+FRAME = ARITHMETIC | JOINS | SLICES | {aten.clamp.default, aten.mean.dim}
+FEW_CHANNELS = 4
 
 
-def absorbed_nodes(graph: fx.Graph) -> set[fx.Node]:
+@dataclass(frozen=True)
+class Absorption:
+    """Nodes without kernels: those that convolutions gather, and those of the frame."""
+
+    gathered: frozenset[fx.Node]
+    frame: frozenset[fx.Node]
+
+    def __contains__(self, node: fx.Node) -> bool:
+        return node in self.gathered or node in self.frame
+
+
+def absorb(graph: fx.Graph) -> Absorption:
     """The nodes of a graph that get no kernel of their own."""
-    absorbed: set[fx.Node] = set()
+    frame: set[fx.Node] = set()
+    gathered: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node.target in SLICES or (
+        if _belongs_to_frame(node, frame):
+            frame.add(node)
+        elif node.target in SLICES or (
             node.target in JOINS | ARITHMETIC
-            and _only_reader_gathers(node, absorbed)
+            and _only_reader_gathers(node, gathered)
             and not _fits_epilogue(node)
         ):
-            absorbed.add(node)
-    return absorbed
+            gathered.add(node)
+    return Absorption(frozenset(gathered), frozenset(frame))
 
 
-def _only_reader_gathers(node: fx.Node, absorbed: set[fx.Node]) -> bool:
+def _belongs_to_frame(node: fx.Node, frame: set[fx.Node]) -> bool:
+    shape = node.meta["facts"].shape if node.op == "call_function" else ()
+    if node.target not in FRAME or len(shape) != 4 or _fits_epilogue(node):
+        return False
+    if node.target is aten.mean.dim and not _is_mean_of_few_channels(node):
+        return False
+    readers = list(node.users)
+    alone = len(readers) == 1 or all(reader.target in SLICES for reader in readers)
+    return alone and all(
+        reader.op == "output" or (reader in frame and reader.target not in RESIZES) for reader in readers
+    )
+
+
+def _is_mean_of_few_channels(node: fx.Node) -> bool:
+    source, axes = node.args[:2]
+    return axes in ([1], [-3]) and source.meta["facts"].shape[1] <= FEW_CHANNELS  # type: ignore[union-attr]
+
+
+def _only_reader_gathers(node: fx.Node, gathered: set[fx.Node]) -> bool:
     readers = list(node.users)
     if len(readers) != 1:
         return False
     (reader,) = readers
     if reader.target in CONVOLUTIONS:
         return reader.args[0] is node
-    return reader in absorbed and reader.target not in SLICES
+    return reader in gathered and reader.target not in SLICES
 
 
 def _fits_epilogue(node: fx.Node) -> bool:
-    return node.target in ARITHMETIC and any(
+    return node.target in ARITHMETIC | {aten.clamp.default} and any(
         source.op == "call_function"
         and len(source.users) == 1
         and source.target not in SLICES | JOINS
         and source.meta["facts"].shape == node.meta["facts"].shape
-        and not _gathers_frame(source)
+        and not _is_spread(source)
         for source in node.all_input_nodes
     )
 
 
-def _gathers_frame(node: fx.Node) -> bool:
-    """Whether a node is arithmetic on inputs of the program and constants alone."""
-    return node.target in ARITHMETIC and all(
-        source.op in ("placeholder", "get_attr") or _gathers_frame(source) for source in node.all_input_nodes
+def _is_spread(node: fx.Node) -> bool:
+    """Whether a node is arithmetic on inputs, constants, joins, slices and resizes alone: no kernel precedes it."""
+    return node.target in ARITHMETIC | {aten.clamp.default} and all(
+        source.op in ("placeholder", "get_attr") or source.target in SLICES | JOINS or _is_spread(source)
+        for source in node.all_input_nodes
     )

@@ -99,3 +99,16 @@ def channel_mean(x: te.Tensor) -> te.Tensor:
         lambda n, i, j, o: quotient(total(n, i, j, o), constant(float(channels))),
         name="mean",
     )
+
+
+def few_channels_mean(x: te.Tensor) -> te.Tensor:
+    """`channel_mean` without a reduction: the sum is written out."""
+    batch, height, width, channels = (int(size) for size in x.shape)
+
+    def element(n: Index, i: Index, j: Index, o: Index) -> Expression:
+        total = x(n, i, j, 0)
+        for c in range(1, channels):
+            total = total + x(n, i, j, c)
+        return quotient(total, constant(float(channels)))
+
+    return te.compute((batch, height, width, 1), element, name="mean")

@@ -12,8 +12,9 @@ from tvm import te, tirx
 from mattecompress.backends.tvm.mathematics import product
 from mattecompress.backends.tvm.operands import Expression, Index
 
-KEPT = "kept"
-"""Attribute of a block that is not to be inlined: it is computed a row at a time, since its values are read twice."""
+KEPT, ROW, FRAME_ROW = "kept", "row", "frame row"
+"""Attribute of a block that is not to be inlined, and its values: it is computed a row at a time, since its values
+are read twice; a frame row is read by the outputs of the frame, plane by plane."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ def resize_bilinear(
     row_weights: te.Tensor,
     column_places: te.Tensor,
     column_weights: te.Tensor,
+    keep: bool = False,
 ) -> te.Tensor:
     """x (N,H,W,C) to (N,OH,OW,C).
 
     row_places int32 (2,OH) and row_weights float32 (2,OH): low and high, near and far; columns likewise (2,OW).
+    keep: the result is read plane by plane, and so is computed a row at a time before.
     """
     batch, _, width, channels = (int(size) for size in x.shape)
     rows, columns = int(row_places.shape[1]), int(column_places.shape[1])
@@ -68,6 +71,6 @@ def resize_bilinear(
 
     row = blend_rows
     if columns >= width:
-        attributes = {KEPT: "row"}
-        row = te.compute((batch, rows, width, channels), blend_rows, name="blended_row", attrs=attributes)
-    return te.compute((batch, rows, columns, channels), blend_columns, name="resize")
+        row = te.compute((batch, rows, width, channels), blend_rows, name="blended_row", attrs={KEPT: ROW})
+    attributes = {KEPT: FRAME_ROW} if keep else {}
+    return te.compute((batch, rows, columns, channels), blend_columns, name="resize", attrs=attributes)

@@ -29,11 +29,17 @@ class Conversion:
 
 @dataclass
 class Scope:
-    """The function under construction: the program, the builder, and the values of the nodes so far."""
+    """The function under construction: the program, the builder, and the values of the nodes so far.
+
+    planar: the inputs of rank 4 as views of the caller's NCHW tensors.
+    in_frame: whether the node at hand belongs to the frame, the last pass over whole images.
+    """
 
     program: Program
     builder: relax.BlockBuilder
     values: dict[fx.Node, View] = field(default_factory=dict)
+    planar: dict[fx.Node, View] = field(default_factory=dict)
+    in_frame: bool = False
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The logical shape of a node."""
@@ -43,11 +49,19 @@ class Scope:
         """The value of an activation, or of a constant in storage order with ones before its shape up to `rank`."""
         if node.op == "get_attr":
             return self.constant(stored(self.program.tensor(node), rank))
+        if self.in_frame and node in self.planar:
+            return self.planar[node]
+        if node not in self.values:
+            self.values[node] = in_memory(emit(self.builder, "to_nhwc", INJECTIVE, self.planar[node]))
         return self.values[node]
+
+    def sample(self, node: fx.Node) -> View:
+        """The value of an activation for a reader that takes few of its elements: an input as the caller gave it."""
+        return self.planar[node] if node in self.planar else self.view(node)
 
     def variable(self, node: fx.Node) -> relax.Var:
         """An activation in memory; computes it there if it was a view."""
-        view = self.values[node]
+        view = self.view(node)
         if not view.is_stored:
             view = self.values[node] = in_memory(emit(self.builder, "gather", INJECTIVE, view))
         return view.sources[0]

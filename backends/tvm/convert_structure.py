@@ -1,6 +1,7 @@
 """Slices, joins, resizes, pooling and means."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,15 @@ import torch
 from torch import fx
 from tvm import te
 
+from mattecompress.backends.tvm.absorption import FEW_CHANNELS
 from mattecompress.backends.tvm.compute_convolution import Geometry
-from mattecompress.backends.tvm.compute_pooling import average_pool, channel_mean, max_pool, plane_mean
+from mattecompress.backends.tvm.compute_pooling import (
+    average_pool,
+    channel_mean,
+    few_channels_mean,
+    max_pool,
+    plane_mean,
+)
 from mattecompress.backends.tvm.compute_resize import Taps, resize_bilinear, taps
 from mattecompress.backends.tvm.conversion import Conversion, Scope
 from mattecompress.backends.tvm.operands import (
@@ -74,8 +82,11 @@ def _resize(scope: Scope, node: fx.Node) -> Conversion:
     tables: list[np.ndarray[Any, Any]] = []
     for size, result, scale in zip(sizes, results, scales, strict=True):
         tables += _tables(taps(size, result, scale, align_corners))
-    operands = [scope.view(source), *(scope.constant(table) for table in tables)]
-    return Conversion(compose(resize_bilinear, operands), "resize", INJECTIVE)
+    few = scope.shape(source)[1] <= FEW_CHANNELS
+    image = scope.sample(source) if few else scope.view(source)
+    operands = [image, *(scope.constant(table) for table in tables)]
+    compute = partial(resize_bilinear, keep=scope.in_frame)
+    return Conversion(compose(compute, operands), "resize", INJECTIVE)
 
 
 def _tables(axis: Taps) -> list[np.ndarray[Any, Any]]:
@@ -112,6 +123,8 @@ def _plane_mean(scope: Scope, node: fx.Node) -> Conversion:
 
 def _mean(scope: Scope, node: fx.Node) -> Conversion:
     compute = channel_mean if _axes(node) == {1} else plane_mean
+    if scope.in_frame:
+        return Conversion(compose(few_channels_mean, [scope.view(node.args[0])]), "mean", INJECTIVE)  # type: ignore[arg-type]
     return Conversion(compose(compute, [scope.view(node.args[0])]), compute.__name__, OPAQUE)  # type: ignore[arg-type]
 
 

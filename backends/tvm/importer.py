@@ -14,9 +14,17 @@ from mattecompress.backends.tvm import (
     convert_lowered,
     convert_structure,
 )
-from mattecompress.backends.tvm.absorption import absorbed_nodes
+from mattecompress.backends.tvm.absorption import RESIZES, absorb
 from mattecompress.backends.tvm.conversion import Conversion, Scope
-from mattecompress.backends.tvm.operands import INJECTIVE, View, emit, in_memory, storage_shape
+from mattecompress.backends.tvm.operands import (
+    INJECTIVE,
+    OPAQUE,
+    View,
+    compose,
+    emit,
+    in_memory,
+    storage_shape,
+)
 from mattecompress.program import Program
 
 CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
@@ -65,50 +73,68 @@ def import_program(program: Program) -> tvm.IRModule:
         with builder.dataflow():
             scope = Scope(program, builder)
             for node, parameter in zip(program.inputs, parameters, strict=True):
-                scope.values[node] = _enter(scope, node, parameter)
+                _enter(scope, node, parameter)
             outputs = builder.emit_output(relax.Tuple(_import_nodes(scope)))
         builder.emit_func_output(outputs)
     return builder.finalize()
 
 
 def _import_nodes(scope: Scope) -> list[relax.Var]:
-    absorbed = absorbed_nodes(scope.program.graph)
+    absorption = absorb(scope.program.graph)
     for node in scope.program.operations():
-        _import_node(scope, node, keep=node in absorbed)
-    return [_leave(scope, node) for node in scope.program.outputs.values()]
+        scope.in_frame = node in absorption.frame
+        conversion = CONVERTERS[node.target](scope, node)
+        if conversion.done or node in absorption:
+            scope.values[node] = conversion.view
+        else:
+            variable = emit(scope.builder, conversion.name, conversion.pattern, conversion.view)
+            scope.values[node] = in_memory(variable)
+    scope.in_frame = True
+    return _leave(scope, list(scope.program.outputs.values()), absorption.frame)
 
 
-def _import_node(scope: Scope, node: fx.Node, keep: bool) -> None:
-    conversion = CONVERTERS[node.target](scope, node)
-    if conversion.done or keep:
-        scope.values[node] = conversion.view
-    else:
-        variable = emit(scope.builder, conversion.name, conversion.pattern, conversion.view)
-        scope.values[node] = in_memory(variable)
-
-
-def _enter(scope: Scope, node: fx.Node, parameter: relax.Var) -> View:
+def _enter(scope: Scope, node: fx.Node, parameter: relax.Var) -> None:
     shape = scope.program.facts(node).sizes
     if len(shape) != 4:
-        return in_memory(parameter)
+        scope.values[node] = in_memory(parameter)
+        return
 
     def to_nhwc(x: te.Tensor) -> te.Tensor:
         return te.compute(storage_shape(shape), lambda n, h, w, c: x(n, c, h, w), name="to_nhwc")
 
-    return in_memory(emit(scope.builder, "to_nhwc", INJECTIVE, View((parameter,), to_nhwc)))
+    scope.planar[node] = View((parameter,), to_nhwc, (in_memory(parameter),))
 
 
-def _leave(scope: Scope, node: fx.Node) -> relax.Var:
-    shape = scope.program.facts(node).sizes
-    view = scope.view(node)
+def _leave(scope: Scope, nodes: list[fx.Node], frame: frozenset[fx.Node]) -> list[relax.Var]:
+    """The outputs in memory as NCHW; those of the frame that share resized rows, by one kernel."""
+    resized = [node for node in dict.fromkeys(nodes) if node in frame and _reads_resize(node, frame)]
+    results: dict[fx.Node, relax.Var] = {}
+    if len({scope.shape(node)[2:] for node in resized}) == 1:
+        variable = emit(scope.builder, "frame", OPAQUE, *(_planes(scope, node) for node in resized))
+        for index, node in enumerate(resized):
+            results[node] = variable
+            if len(resized) > 1:
+                results[node] = scope.builder.emit(relax.TupleGetItem(variable, index))
+    for node in nodes:
+        if node not in results:
+            results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
+    return [results[node] for node in nodes]
+
+
+def _reads_resize(node: fx.Node, frame: frozenset[fx.Node]) -> bool:
+    return node.target in RESIZES or any(
+        _reads_resize(source, frame) for source in node.all_input_nodes if source in frame
+    )
+
+
+def _planes(scope: Scope, node: fx.Node) -> View:
+    shape, view = scope.shape(node), scope.view(node)
     if len(shape) != 4:
-        return emit(scope.builder, "leave", INJECTIVE, view)
-
-    def to_nchw(*sources: te.Tensor) -> te.Tensor:
-        x = view.build(*sources)
-        return te.compute(shape, lambda n, c, h, w: x(n, h, w, c), name="to_nchw")
-
-    return emit(scope.builder, "to_nchw", INJECTIVE, View(view.sources, to_nchw))
+        return compose(lambda x: te.compute(shape, lambda *index: x(*index), name="leave"), [view])
+    return compose(
+        lambda x: te.compute(shape, lambda n, c, h, w: x(n, h, w, c), name="to_nchw"),
+        [view],
+    )
 
 
 def _dtype(program: Program, node: fx.Node) -> str:

@@ -23,49 +23,58 @@ LOGICAL_ORDER = (0, 3, 1, 2)
 ELEMENTWISE, BROADCAST, INJECTIVE, CONVOLUTION, OPAQUE = 0, 1, 2, 4, 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """A tensor in storage order as a function of tensors in memory."""
+    """A tensor in storage order: one in memory, or one computed from other views by whoever reads it.
+
+    sources: the tensors in memory that it is computed from.
+    """
 
     sources: tuple[relax.Expr, ...]
-    build: Callable[..., te.Tensor]
+    compute: Callable[..., te.Tensor] | None = None
+    operands: tuple["View", ...] = ()
 
     @property
     def is_stored(self) -> bool:
         """Whether the view is a tensor in memory as it is."""
-        return self.build is _unchanged
+        return self.compute is None
 
-
-def _unchanged(tensor: te.Tensor) -> te.Tensor:
-    return tensor
+    def tensor(self, memory: dict[relax.Expr, te.Tensor], made: dict["View", te.Tensor]) -> te.Tensor:
+        """The tensor expression over the tensors `memory`; every view is `made` once in a kernel."""
+        if self.compute is None:
+            return memory[self.sources[0]]
+        if self not in made:
+            made[self] = self.compute(*(operand.tensor(memory, made) for operand in self.operands))
+        return made[self]
 
 
 def in_memory(source: relax.Expr) -> View:
     """The view of a tensor that is in memory."""
-    return View((source,), _unchanged)
+    return View((source,))
 
 
 def compose(compute: Callable[..., te.Tensor], operands: Sequence[View]) -> View:
     """The view of a tensor computed from other views."""
-    sources = tuple(dict.fromkeys(source for operand in operands for source in operand.sources))
-
-    def build(*tensors: te.Tensor) -> te.Tensor:
-        lookup = dict(zip(sources, tensors, strict=True))
-        return compute(
-            *(operand.build(*(lookup[source] for source in operand.sources)) for operand in operands)
-        )
-
-    return View(sources, build)
+    return View(_sources(operands), compute, tuple(operands))
 
 
-def emit(builder: relax.BlockBuilder, name: str, pattern: int, view: View) -> relax.Var:
-    """Compute a view into memory by one kernel.
+def emit(builder: relax.BlockBuilder, name: str, pattern: int, *views: View) -> relax.Var:
+    """Compute views into memory by one kernel; a tuple if there are several.
 
     pattern: how `FuseOps` may join the kernel with its neighbours.
     """
-    return builder.emit_te(
-        view.build, *view.sources, primfunc_name_hint=name, primfunc_attrs={"op_pattern": pattern}
-    )
+    sources = _sources(views)
+
+    def build(*tensors: te.Tensor) -> Any:
+        memory, made = dict(zip(sources, tensors, strict=True)), dict[View, te.Tensor]()
+        results = [view.tensor(memory, made) for view in views]
+        return results[0] if len(results) == 1 else results
+
+    return builder.emit_te(build, *sources, primfunc_name_hint=name, primfunc_attrs={"op_pattern": pattern})
+
+
+def _sources(views: Sequence[View]) -> tuple[relax.Expr, ...]:
+    return tuple(dict.fromkeys(source for view in views for source in view.sources))
 
 
 def storage_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from tvm import sym, tirx
 from tvm.s_tir import SBlock
 
 MARK = "pieces"
+ROW_LOOP = "row"
 Piece = tuple[int, int, int]
 
 
@@ -57,6 +58,14 @@ def cut_loops(function: tirx.PrimFunc) -> tirx.PrimFunc:
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, _cut)))
 
 
+def join_rows(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with nests `for image: for row:` in sequence, whose row loops are marked `ROW_LOOP`, made one.
+
+    Each nest may read what those before it wrote in the same row only.
+    """
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.SeqStmt, _join)))
+
+
 def condition_cuts(block: SBlock, axis: int) -> list[int]:
     """Values of a block's iterator at which some condition of its body changes."""
     variable = block.iter_vars[axis].var
@@ -90,6 +99,28 @@ def _end(piece: Piece) -> int:
     return start + count * width
 
 
+def _join(sequence: tirx.SeqStmt) -> tirx.Stmt:
+    nests = list(sequence.seq)
+    if not all(isinstance(nest, tirx.For) and isinstance(nest.body, tirx.For) for nest in nests):
+        return sequence
+    if not all(ROW_LOOP in nest.body.annotations for nest in nests):
+        return sequence
+    image, row = nests[0], nests[0].body
+    bodies = [
+        _substitute(nest.body.body, {nest.loop_var: image.loop_var, nest.body.loop_var: row.loop_var})
+        for nest in nests
+    ]
+    inner = tirx.For(row.loop_var, row.min, row.extent, tirx.ForKind.SERIAL, tirx.SeqStmt(bodies))
+    return tirx.For(image.loop_var, image.min, image.extent, tirx.ForKind.SERIAL, inner)
+
+
+def _substitute(statement: Any, values: dict[tirx.Var, Any]) -> Any:
+    def replace(variable: tirx.Var) -> Any:
+        return next((value for key, value in values.items() if key.same_as(variable)), variable)
+
+    return tvm_ffi.structural_map(statement, (tirx.Var, replace))
+
+
 def _cut(loop: tirx.For) -> tirx.Stmt:
     numbers = loop.annotations.get(MARK)
     if numbers is None:
@@ -103,11 +134,7 @@ def _cut(loop: tirx.For) -> tirx.Stmt:
 def _rename(let: tirx.Let) -> tirx.Let:
     """The same expression with a name of its own, since pieces must not bind one name to several values."""
     name = tirx.Var(let.var.name, let.var.ty.dtype)
-
-    def substitute(variable: tirx.Var) -> Any:
-        return name if variable.same_as(let.var) else variable
-
-    return tirx.Let(name, let.value, tvm_ffi.structural_map(let.body, (tirx.Var, substitute)))
+    return tirx.Let(name, let.value, _substitute(let.body, {let.var: name}))
 
 
 def _piece(loop: tirx.For, piece: Piece) -> tirx.Stmt:
@@ -116,10 +143,7 @@ def _piece(loop: tirx.For, piece: Piece) -> tirx.Stmt:
     outer, lane = tirx.Var(name, dtype), tirx.Var(f"{name}_lane", dtype)
     place = tirx.IntImm(dtype, start) + (outer * width if count > 1 else 0) + (lane if width > 1 else 0)
 
-    def substitute(variable: tirx.Var) -> Any:
-        return place if variable.same_as(loop.loop_var) else variable
-
-    result = tvm_ffi.structural_map(loop.body, (tirx.Var, substitute))
+    result = _substitute(loop.body, {loop.loop_var: place})
     result = tvm_ffi.structural_map(result, (tirx.Let, _rename))
     if width > 1:
         result = tirx.For(lane, 0, width, tirx.ForKind.VECTORIZED, result)

@@ -51,7 +51,7 @@ class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
         for packing in packed.packings:
             weight = arguments[packing.parameter].value.numpy()
             arguments[packing.parameter] = relax.const(pack(weight, packing.tile))
-        return relax.call_tir(self.variables[name], arguments, call.ty_args[0])
+        return relax.Call(call.op, [self.variables[name], relax.Tuple(arguments)], call.attrs, call.ty_args)
 
     def finish(self, main: relax.Function) -> tvm.IRModule:
         self.builder_.add_func(main, "main")

@@ -14,10 +14,11 @@ from mattecompress.backends.tvm.bitserial import schedule_binary_convolution
 from mattecompress.backends.tvm.bitserial_depthwise import schedule_binary_depthwise
 from mattecompress.backends.tvm.integer import schedule_integer_convolution
 from mattecompress.backends.tvm.packing import schedule_packing
-from mattecompress.backends.tvm.pieces import cut_loops
+from mattecompress.backends.tvm.pieces import cut_loops, join_rows
 from mattecompress.backends.tvm.relayout import PackedFunction, replace_functions
 from mattecompress.backends.tvm.schedule_convolution import Packing, schedule_convolution
 from mattecompress.backends.tvm.schedule_depthwise import schedule_depthwise
+from mattecompress.backends.tvm.schedule_frame import schedule_frame
 from mattecompress.backends.tvm.schedule_injective import schedule_injective
 from mattecompress.backends.tvm.schedule_pooling import schedule_pooling
 from mattecompress.backends.tvm.schedule_winograd import schedule_winograd
@@ -54,6 +55,7 @@ RULES: dict[str, Rule] = {
     "integer convolution": adapted(schedule_integer_convolution),
     "packing": adapted(schedule_packing),
     "pooling": schedule_pooling,
+    "frame": schedule_frame,
     "injective": schedule_injective,
     "serial": leave_serial,
 }
@@ -72,7 +74,7 @@ def schedule_function(function: tirx.PrimFunc, target: Target) -> PackedFunction
             refusals.append(f"{name}: {refusal}")
             continue
         attributes = {**function.attrs, "tirx.is_scheduled": True, RULE_ATTRIBUTE: name}
-        result = cut_loops(schedule.mod["main"]).with_attrs(attributes)
+        result = join_rows(cut_loops(schedule.mod["main"])).with_attrs(attributes)
         return PackedFunction(result, tuple(packings))
     raise AssertionError(f"no rule took the function: {refusals}")
 

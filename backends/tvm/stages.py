@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import tvm_ffi
+from tvm import ir
 from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.compute_resize import KEPT
@@ -64,15 +66,32 @@ def inline(schedule: Schedule, blocks: list[Any]) -> None:
 
 def place_rows(schedule: Schedule, loop: Any, lanes: int) -> None:
     """Compute each kept row inside `loop`, a loop over rows, vectorised along channels."""
-    for block in child_blocks(schedule):
+    for block in reversed(child_blocks(schedule)):
         if KEPT not in schedule.get(block).annotations:
             continue
-        cuts = condition_cuts(schedule.get(block), 3)
+        contiguous, cuts = _is_contiguous(schedule.get(block)), condition_cuts(schedule.get(block), 3)
         schedule.compute_at(block, loop, preserve_unit_loops=True)
         column, channel = schedule.get_loops(block)[-2:]
-        if not cuts:
+        if contiguous:
             channel = schedule.fuse(column, channel)
         mark(schedule, channel, vector_pieces(int(schedule.get(channel).extent), lanes, cuts))
+
+
+def _is_contiguous(block: Any) -> bool:
+    """Whether columns and channels of what is read follow each other in memory as in what is written."""
+    *_, column, channel = (iterator.var for iterator in block.iter_vars)
+    (written,) = block.writes
+    shape = [int(size) for size in written.source.ty.shape[2:]]
+    elsewhere: list[Any] = []
+
+    def visit(load: Any) -> None:
+        *_, at_column, at_channel = load.indices if len(load.indices) == 4 else (column, channel)
+        same = at_column.same_as(column) and at_channel.same_as(channel)
+        if not same or (len(load.indices) == 4 and [int(size) for size in load.source.ty.shape[2:]] != shape):
+            elsewhere.append(load)
+
+    tvm_ffi.structural_walk(block.body, (ir.TensorLoad, visit))
+    return not elsewhere
 
 
 def schedule_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> None:

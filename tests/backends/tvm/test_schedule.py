@@ -27,7 +27,7 @@ from mattecompress.backends.tvm.relayout import pack
 from mattecompress.backends.tvm.schedule import RULE_ATTRIBUTE, rules_used, schedule_function
 from mattecompress.backends.tvm.schedule_convolution import choose_tile
 from mattecompress.backends.tvm.targets import TARGETS, find_target
-from tests.backends.tvm.nets import HOST, Net, inputs_of, program_of
+from tests.backends.tvm.nets import HOST, Net, inputs_of, largest_difference, program_of
 
 
 @given(extent=st.integers(0, 2000), lanes=st.sampled_from([1, 2, 4, 8, 16]))
@@ -110,14 +110,22 @@ def test_a_scheduled_function_is_left_alone():
 
 
 def small_matting_net() -> Net:
-    def expression(self, x):
-        x = (x - self.mean) / 0.3
+    """Every family of kernels: outputs are an image, its alpha, and a state."""
+
+    def resized(x):
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def expression(self, image):
+        x = (image - self.mean) / 0.3
         a = F.hardswish(self.a(x))
         b = torch.relu(self.b(a))
         gate = torch.sigmoid(self.c(F.adaptive_avg_pool2d(b, 1)))
         b = torch.tanh(self.d(b * gate) + a)
-        up = F.interpolate(b, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return torch.sigmoid(self.e(torch.cat([up, x], 1))), F.avg_pool2d(b, 2, ceil_mode=True)
+        e = torch.sigmoid(self.e(torch.cat([resized(F.avg_pool2d(b, 2)), b], 1)))
+        slope, offset = self.f(e), self.g(e)
+        fine = torch.cat([image, image.mean(1, keepdim=True)], 1)
+        matte = resized(slope) * fine + resized(offset)
+        return (matte[:, :3] + image).clamp(0, 1), matte[:, 3:].clamp(0, 1), b
 
     torch.manual_seed(0)
     net = Net(
@@ -126,20 +134,37 @@ def small_matting_net() -> Net:
         b=nn.Conv2d(20, 20, 5, padding=2, groups=20),
         c=nn.Conv2d(20, 20, 1),
         d=nn.Conv2d(20, 20, 1),
-        e=nn.Conv2d(23, 12, 3, padding=1),
+        e=nn.Conv2d(40, 12, 3, padding=1),
+        f=nn.Conv2d(12, 4, 1),
+        g=nn.Conv2d(12, 4, 1),
     )
     net.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).reshape(1, 3, 1, 1))
     return net
 
 
+def small_matting_program():
+    return program_of(small_matting_net(), (1, 3, 20, 44), outputs=3)
+
+
+def test_small_matting_net_uses_every_rule():
+    program = small_matting_program()
+    rules = set(rules_used(lower(program, HOST)).values())
+    assert rules == {"convolution", "winograd", "depthwise", "pooling", "frame", "injective"}
+    assert largest_difference(program) < 1e-5
+
+
+def test_planes_of_the_frame_are_one_kernel():
+    names = rules_used(lower(small_matting_program(), HOST))
+    assert [name for name, rule in names.items() if rule == "frame"] == ["frame"]
+    assert not [name for name in names if "clamp" in name or "mul" in name.split("_")]
+
+
 def test_vector_width_does_not_change_a_bit():
-    program = program_of(small_matting_net(), (1, 3, 18, 44), outputs=2)
+    program = small_matting_program()
     inputs, results = inputs_of(program), []
     for bits, registers in ((128, 32), (128, 16), (256, 16), (512, 32)):
         target = replace(HOST, vector_bits=bits, vector_registers=registers)
         module = lower(program, target)
-        assert "serial" not in rules_used(module).values()
-        assert "winograd" in rules_used(module).values()
         results.append(compile_host(module, target).run(**inputs))
     for result in results[1:]:
         assert all(torch.equal(result[name], results[0][name]) for name in result)
@@ -148,7 +173,7 @@ def test_vector_width_does_not_change_a_bit():
 @pytest.mark.needs("qemu-aarch64")
 @pytest.mark.parametrize("name", ["cortex-a53", "cortex-a76"])
 def test_arm_gives_the_bits_of_this_machine(name, tmp_path):
-    program = program_of(small_matting_net(), (1, 3, 18, 44), outputs=2)
+    program = small_matting_program()
     inputs, target = inputs_of(program), find_target(name)
     expected = compile_host(lower(program, HOST), HOST).run(**inputs)
     result = emit_executable(lower(program, target), program, target, tmp_path, "net").run(**inputs)
@@ -156,7 +181,7 @@ def test_arm_gives_the_bits_of_this_machine(name, tmp_path):
 
 
 def test_lowered_main_is_calls_only():
-    module = lower(program_of(small_matting_net(), (1, 3, 18, 44), outputs=2), HOST)
+    module = lower(small_matting_program(), HOST)
     calls = [binding.value for block in module["main"].body.blocks for binding in block.bindings]
     names = {str(call.op.name) for call in calls if isinstance(call, tvm.relax.Call)}
     assert names == {"relax.call_tir"}
