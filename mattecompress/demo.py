@@ -1,5 +1,6 @@
 """The main job from end to end in one folder: float network, 8-bit network, mattes, ARM programs, a report."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mattecompress.cost import cost
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import composite
 from mattecompress.data.sources import SourceClip, load_clips
-from mattecompress.data.video import open_writer, read_info
+from mattecompress.data.video import read_info, write_frames
 from mattecompress.evaluation import alpha_name, predict
 from mattecompress.metrics import evaluate_clip
 from mattecompress.preparation import compile_program, lower
@@ -75,7 +76,7 @@ def run_demo(
     size = size or (_size_of(video) if video else (144, 256))
     say(f"1/6 clip at {size[0]}x{size[1]}")
     (clip,) = load_clips(str(video) if video else f"procedural:{seed}", size, 1, frames)
-    _write_video(folder / "clip.mp4", clip.frames)
+    write_frames(folder / "clip.mp4", clip.frames)
     say("2/6 capture the float network")
     network = api.capture(MODEL, checkpoint=checkpoint, size=size)
     say(f"3/6 quantize it: {PIPELINE}")
@@ -104,12 +105,6 @@ def _size_of(video: Path) -> tuple[int, int]:
     return height, width
 
 
-def _write_video(path: Path, frames: Tensor) -> None:
-    with open_writer(path) as writer:
-        for frame in frames:
-            writer.write(frame)
-
-
 def _truth(network: Program, clip: SourceClip) -> tuple[Tensor, str]:
     if clip.alpha is not None:
         return clip.alpha, "the exact alpha"
@@ -125,8 +120,8 @@ def _matte(folder: Path, name: str, program: Program, clip: SourceClip, truth: T
     frame_ms = (time.perf_counter() - start) / len(outputs) * 1e3
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
     green = composite(alpha, torch.cat([output["fgr"] for output in outputs]), parse_colour(GREEN))
-    _write_video(folder / f"{name}-alpha.mp4", alpha)
-    _write_video(folder / f"{name}-green.mp4", green)
+    write_frames(folder / f"{name}-alpha.mp4", alpha)
+    write_frames(folder / f"{name}-green.mp4", green)
     return Variant(name, program, alpha, green, frame_ms, evaluate_clip(alpha, truth))
 
 
@@ -143,9 +138,9 @@ def _run_arm(folder: Path, variant: Variant, program: ExecutableArtifact, clip: 
     if not available(program.target).runs:
         return ArmCheck(variant.name, None)
     alpha = program.run_clip(clip.frames[:ARM_FRAMES])
-    with open_writer(folder / f"{variant.name}-alpha-{ARM}") as writer:
-        for frame in alpha:
-            writer.write(frame)
+    pictures = folder / f"{variant.name}-alpha-{ARM}"
+    shutil.rmtree(pictures, ignore_errors=True)
+    write_frames(pictures, alpha)
     return ArmCheck(variant.name, float((alpha - variant.alpha[:ARM_FRAMES]).abs().max()))
 
 

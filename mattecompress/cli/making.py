@@ -81,6 +81,9 @@ def demo(
 
     mattecompress demo --checkpoint rvm.pth --input me.mp4 --size 288x512
     """
+    from mattecompress.backends import load_backend
+
+    load_backend("tvm")
     from mattecompress.demo import run_demo
 
     for line in run_demo(output, checkpoint, input, parse_size(size), frames, seed, say):
