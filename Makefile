@@ -8,7 +8,7 @@ demo: .venv/.installed
 	$(BIN)/mattecompress demo -o demo
 
 test: .venv/.installed
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -q -m slow
