@@ -176,8 +176,11 @@ def _place(root: nn.Module, name: str, value: Tensor) -> None:
 def _absent_parameters(model: nn.Module, module: fx.GraphModule) -> tuple[AbsentParameter, ...]:
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     called = tuple(f"{node.target}." for node in module.graph.nodes if node.op == "call_module")
-    return tuple(
-        AbsentParameter(name, tuple(parameter.shape))
-        for name, parameter in model.named_parameters()
-        if name not in read and not name.startswith(called)
-    )
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for path, part in model.named_modules():
+        unloaded: Mapping[str, tuple[int, ...]] = getattr(part, "absent_parameters", {})
+        shapes |= {f"{path}.{name}": shape for name, shape in unloaded.items()}
+    unread = {
+        name: shape for name, shape in shapes.items() if name not in read and not name.startswith(called)
+    }
+    return tuple(AbsentParameter(name, shape) for name, shape in unread.items())

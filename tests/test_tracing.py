@@ -1,11 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mattecompress.cost import cost
+from mattecompress.models import build_model
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.normalization import NormalizationError
+from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.tracing import CaptureError, capture
@@ -88,3 +94,17 @@ def test_refuses_changed_views() -> None:
 def test_counts_outputs() -> None:
     with pytest.raises(CaptureError, match="yields 1 outputs, 2 names were given: a, b"):
         capture(nn.ReLU(), Signature((("x", (1, 2)),), ("a", "b")), "relu")
+
+
+def test_counts_what_a_checkpoint_left_out(tmp_path: Path) -> None:
+    kept = {
+        name: value
+        for name, value in RVM().state_dict().items()
+        if not name.startswith(("refiner", "project_seg"))
+    }
+    save_file(kept, tmp_path / "matting.safetensors")
+    model = build_model("rvm-mobilenetv3", tmp_path / "matting.safetensors")
+    program = capture(model, rvm_signature("rvm-mobilenetv3", (32, 48)), "rvm-mobilenetv3")
+    totals = cost(parse_pipeline("rvm-react").run(program)).totals
+    assert cost(program).totals.model_parameters == 3_748_633
+    assert totals.paper_size_mib > totals.size_mib

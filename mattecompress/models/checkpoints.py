@@ -23,12 +23,16 @@ class CheckpointError(UserError):
 
 
 class AbsentPart(nn.Module):
-    """Stands where a checkpoint had no weights for an optional part; raises CheckpointError when it is used."""
+    """Stands where a checkpoint had no weights for an optional part; raises CheckpointError when it is used.
 
-    def __init__(self, name: str, source: str) -> None:
+    absent_parameters: names and shapes of what the part would hold, for those who count the whole model.
+    """
+
+    def __init__(self, name: str, source: str, part: nn.Module) -> None:
         super().__init__()
         self.name = name
         self.source = source
+        self.absent_parameters = {key: tuple(value.shape) for key, value in part.named_parameters()}
 
     def forward(self, *inputs: Tensor) -> Never:
         """Refuse."""
@@ -91,7 +95,7 @@ def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
     tensors = {key: value for key, value in tensors.items() if _part(key) not in surplus}
     _check(expected, tensors, path, name)
     for part in absent:
-        setattr(model, part, AbsentPart(part, path.name))
+        setattr(model, part, AbsentPart(part, path.name, model.get_submodule(part)))
     model.load_state_dict(tensors, strict=False)
 
 
