@@ -180,7 +180,8 @@ RECIPES = {
     ),
 }
 """`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, on procedural clips
-and from random weights. `rvm-small` is our own, sized for one CPU core, and made the weights that are shipped."""
+and from random weights. `rvm-small` is our own, sized for one CPU core; `rvm-small-more` goes on from its weights and
+made those that are shipped."""
 
 
 def find_recipe(name: str) -> Recipe:
