@@ -25,7 +25,7 @@ def program(shared_data, pipeline: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pipeline", "largest", "mean"),
-    [("fold-batch-norm", 5e-5, 5e-6), ("mse,lower", 0.2, 0.01), ("rvm-react,lower", 5e-5, 5e-6)],
+    [("fold-batch-norm", 5e-5, 5e-6), ("mse,lower", 0.3, 0.03), ("rvm-react,lower", 5e-5, 5e-6)],
 )
 def test_frames_equal_the_reference(shared_data, pipeline, largest, mean):
     """Codes of 8 bits differ where a mean, whose last bit is torch's own affair, falls between two of them."""
