@@ -17,7 +17,7 @@ BACKENDS = {
     "onnx": "onnx:Onnx",
     "tvm": "tvm.backend:Tvm",
 }
-EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx", "onnxscript": "onnx", "tvm": "tvm"}
+EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx", "tvm": "tvm"}
 
 
 class UnsupportedError(UserError):

@@ -10,11 +10,9 @@ EXTRAS = {
     "safetensors": "core",
     "av": "media",
     "pillow": "media",
-    "opencv-python-headless": "media",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxsim": "onnx",
-    "onnxscript": "onnx",
     "apache-tvm": "tvm",
     "ziglang": "tvm",
 }
