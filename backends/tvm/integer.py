@@ -4,7 +4,8 @@ Meaning, with q the codes of the image, z their zero point (which also fills the
 
     result[n, y, x, o] = table[o] + sum over taps and channels of (q - h) * w,    table = (h - z) * sum(w)
 
-Four neighbouring bytes make a word; those of a group's last word that belong to others meet weights of 0. h is 128 where the instruction set multiplies signed bytes, so that q - h is q with its
+Four neighbouring bytes of a run make a word, and a row of neighbouring taps is one run; bytes of the last words that
+belong to others meet weights of 0. h is 128 where the instruction set multiplies signed bytes, so that q - h is q with its
 top bit turned over, and 0 where it takes unsigned ones. Sums are int32 on every path, so every path agrees.
 Weights of 4 bits or fewer are spread to 8 when the kernel is built.
 Reference: mattecompress.ops.integer.
@@ -26,7 +27,6 @@ from mattecompress.backends.tvm.intrinsics import (
     multiplication,
     multiply,
     pair_bytes,
-    words_loaded_together,
 )
 from mattecompress.backends.tvm.mathematics import quotient
 from mattecompress.backends.tvm.octets import Octets, gather, schedule_gathering
@@ -52,6 +52,8 @@ ROUND_SHIFT = 12582912.0
 """1.5 * 2**23: a float32 of this size has no bits left for fractions."""
 SHIFT_BITS = 0x4B400000
 """Its bits as an int32."""
+LOADED_COST = {1: 1.63, 2: 1.25, 4: 1.19, 8: 1.17}
+"""Instructions for a `sdot` and its share of loads, by words loaded together, in a tile of 4 by 4 vectors."""
 DEPTHWISE_PIXELS = 8
 
 
@@ -60,7 +62,8 @@ class IntegerPlan:
     """How one integer convolution is computed.
 
     multiplication: as `intrinsics.multiplication` names it, or "depthwise".
-    words: of four channels, per pixel and group; of one channel in a depthwise convolution.
+    joined: the taps of a row are one run of bytes.
+    words: of four bytes, for a tap or, if joined, for a row of taps; of one channel in a depthwise convolution.
     copied: the kernel reads a padded copy: it needs borders or other signs, or the last word would leave the image.
     loaded: words that are loaded together.
     border: the code outside the image.
@@ -70,6 +73,7 @@ class IntegerPlan:
     size: tuple[int, int]
     groups: int
     multiplication: str
+    joined: bool
     words: int
     copied: bool
     loaded: int
@@ -80,6 +84,12 @@ class IntegerPlan:
     def offset(self) -> int:
         """h of the module's docstring."""
         return 0 if self.multiplication in ("vnni", "depthwise") else 128
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        """Rows of the window, and runs of bytes in a row."""
+        rows, columns = self.window.kernel
+        return rows, 1 if self.joined else columns
 
 
 def emit_quantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
@@ -153,21 +163,32 @@ def plan_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any
     per_group = outputs // values["groups"]
     tile = choose_tile(per_group, window.extent(size[1], 1), WORD, Registers.of(target))
     kind = multiplication(target, tile.lanes, int(weight.min()))
-    words = -(-inputs // WORD)
     if kind.startswith("sm"):
         tile = replace(tile, steps=1)
     copied = window.padding != (0, 0) or kind != "vnni" or inputs % WORD != 0
+    joined = copied and values["groups"] == 1 and kernel[1] > 1 and window.dilation[1] == 1
+    words, loaded = choose_words(inputs * (kernel[1] if joined else 1), kind)
     return IntegerPlan(
         window=window,
         size=size,
         groups=values["groups"],
         multiplication=kind,
+        joined=joined,
         words=words,
         copied=copied,
-        loaded=words_loaded_together(words, 8, target) if kind == "sdot" else 1,
+        loaded=loaded,
         border=_border(values["zero_point"]),
         tile=tile,
     )
+
+
+def choose_words(run: int, kind: str) -> tuple[int, int]:
+    """Words for a run of bytes, and how many of them to load together, which may take some more words."""
+    words = -(-run // WORD)
+    if kind != "sdot":
+        return words, 1
+    loaded = min(LOADED_COST, key=lambda count: -(-words // count) * count * LOADED_COST[count])
+    return -(-words // loaded) * loaded, loaded
 
 
 def plan_depthwise(weight: Array, size: tuple[int, int], values: dict[str, Any]) -> IntegerPlan:
@@ -178,7 +199,7 @@ def plan_depthwise(weight: Array, size: tuple[int, int], values: dict[str, Any])
     pixels = max(p for p in range(1, DEPTHWISE_PIXELS + 1) if width % p == 0)
     tile = Tile(lanes_of(channels, 2, Registers.of(current_target())), 1, pixels)
     copied, border = window.padding != (0, 0), _border(values["zero_point"])
-    return IntegerPlan(window, size, 1, "depthwise", channels, copied, 1, border, tile)
+    return IntegerPlan(window, size, 1, "depthwise", False, channels, copied, 1, border, tile)
 
 
 def _border(zero_point: int) -> int:
@@ -194,10 +215,11 @@ def integer_table(weight: Array, plan: IntegerPlan, zero_point: int) -> Array:
 
 
 def lay_out_words(weight: Array, plan: IntegerPlan) -> Array:
-    """Weights (O, I, KH, KW) as int32 words (O / tile outputs, KH, KW, words, tile outputs)."""
-    _, inputs, rows, columns = weight.shape
-    padded = np.pad(weight.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, plan.words * WORD - inputs)])
-    words = np.ascontiguousarray(padded).view("<i4").reshape(-1, plan.tile.outputs, rows, columns, plan.words)
+    """Weights (O, I, KH, KW) as int32 words (O / tile outputs, rows, runs, words, tile outputs)."""
+    rows, runs = plan.taps
+    taken = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], rows, runs, -1)
+    padded = np.pad(taken, [(0, 0)] * 3 + [(0, plan.words * WORD - taken.shape[3])])
+    words = np.ascontiguousarray(padded).view("<i4").reshape(-1, plan.tile.outputs, rows, runs, plan.words)
     laid_out = np.ascontiguousarray(words.transpose(0, 2, 3, 4, 1))
     return pair_bytes(laid_out) if plan.multiplication.startswith("sm") else laid_out
 
@@ -214,7 +236,7 @@ def integer_convolution(
     window, block, words = plan.window, plan.tile.outputs, plan.words
     codes = _codes(source, plan)
     outputs = int(weight.shape[0]) * block
-    extents = (*window.kernel, words // plan.loaded, plan.loaded)
+    extents = (*plan.taps, words // plan.loaded, plan.loaded)
     row, column, piece, index = (
         te.reduce_axis((0, extent), name) for extent, name in zip(extents, "klmi", strict=True)
     )

@@ -18,8 +18,8 @@ from mattecompress.backends.tvm.tiles import Registers
 
 Expression = Any
 GATHERED = "gathered"
-GUARD = 16
-"""Bytes after a row, for a word that begins in its last pixel."""
+GUARD = 32
+"""Bytes after a row, for the words loaded together with its last pixel."""
 
 
 @dataclass(frozen=True)
