@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mattecompress import api, container
 from mattecompress.backends.tvm.backend import Freestanding, Tvm
-from mattecompress.backends.tvm.executable import ExecutableArtifact
-from mattecompress.backends.tvm.link import available
+from mattecompress.backends.tvm.freestanding.executable import ExecutableArtifact
+from mattecompress.backends.tvm.freestanding.link import available
 from mattecompress.cost import cost
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import composite

@@ -56,7 +56,7 @@ def _version(package: str) -> str | None:
 
 def _targets() -> Iterator[Finding]:
     """What each target lacks to be built for and to be run; code for all of them is made by tvm."""
-    from mattecompress.backends.tvm.link import available
+    from mattecompress.backends.tvm.freestanding.link import available
     from mattecompress.backends.tvm.targets import TARGETS
 
     compiles = _version("apache-tvm") is not None

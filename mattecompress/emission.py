@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mattecompress.backends import load_backend
-from mattecompress.backends.tvm.link import find_linker
+from mattecompress.backends.tvm.freestanding.link import find_linker
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Program

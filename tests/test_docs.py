@@ -110,7 +110,9 @@ def test_every_rule_is_described() -> None:
 
 def test_the_drivers_words_are_described() -> None:
     page = (ROOT / "docs" / "deploying-on-arm.md").read_text()
-    usage = re.search(r"USAGE\[\] =(.*?);\n", (ROOT / "backends/tvm/driver.c").read_text(), re.DOTALL)
+    usage = re.search(
+        r"USAGE\[\] =(.*?);\n", (ROOT / "backends/tvm/freestanding/driver.c").read_text(), re.DOTALL
+    )
     assert usage is not None
     assert {word for word in re.findall(r"--[a-z]+", usage[1]) if word not in page} == set()
 

@@ -9,9 +9,13 @@ import tvm
 from torch import Tensor, fx
 
 from mattecompress.backends import Artifact, Backend
-from mattecompress.backends.tvm import importer
 from mattecompress.backends.tvm.compile import HostLibrary, compile_host, lower
-from mattecompress.backends.tvm.executable import ExecutableArtifact, emit_executable, emit_library
+from mattecompress.backends.tvm.freestanding.executable import (
+    ExecutableArtifact,
+    emit_executable,
+    emit_library,
+)
+from mattecompress.backends.tvm.importer import program as importer
 from mattecompress.backends.tvm.targets import Target, TargetError, find_target
 from mattecompress.program import Program
 

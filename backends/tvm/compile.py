@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 from tvm import relax, tirx
 
-from mattecompress.backends.tvm.importer import import_program
-from mattecompress.backends.tvm.operands import BROADCAST, ELEMENTWISE
+from mattecompress.backends.tvm.compute.operands import BROADCAST, ELEMENTWISE
+from mattecompress.backends.tvm.importer.program import import_program
 from mattecompress.backends.tvm.schedule import schedule_module
 from mattecompress.backends.tvm.targets import Target
 from mattecompress.files import atomic_path

@@ -10,19 +10,19 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
-from mattecompress.backends.tvm.bitserial import schedule_binary_convolution
-from mattecompress.backends.tvm.bitserial_depthwise import schedule_binary_depthwise
-from mattecompress.backends.tvm.integer import schedule_integer_convolution
-from mattecompress.backends.tvm.packing import schedule_packing
-from mattecompress.backends.tvm.pieces import cut_loops, join_rows
-from mattecompress.backends.tvm.relayout import PackedFunction, replace_functions
-from mattecompress.backends.tvm.schedule_convolution import Packing, schedule_convolution
-from mattecompress.backends.tvm.schedule_depthwise import schedule_depthwise
-from mattecompress.backends.tvm.schedule_frame import schedule_frame
-from mattecompress.backends.tvm.schedule_injective import schedule_injective
-from mattecompress.backends.tvm.schedule_pooling import schedule_pooling
-from mattecompress.backends.tvm.schedule_winograd import schedule_winograd
-from mattecompress.backends.tvm.stages import RefusalError
+from mattecompress.backends.tvm.kernels.bitserial import schedule_binary_convolution
+from mattecompress.backends.tvm.kernels.bitserial_depthwise import schedule_binary_depthwise
+from mattecompress.backends.tvm.kernels.integer import schedule_integer_convolution
+from mattecompress.backends.tvm.kernels.packing import schedule_packing
+from mattecompress.backends.tvm.schedules.convolution import Packing, schedule_convolution
+from mattecompress.backends.tvm.schedules.depthwise import schedule_depthwise
+from mattecompress.backends.tvm.schedules.frame import schedule_frame
+from mattecompress.backends.tvm.schedules.injective import schedule_injective
+from mattecompress.backends.tvm.schedules.pieces import cut_loops, join_rows
+from mattecompress.backends.tvm.schedules.pooling import schedule_pooling
+from mattecompress.backends.tvm.schedules.relayout import PackedFunction, replace_functions
+from mattecompress.backends.tvm.schedules.stages import RefusalError
+from mattecompress.backends.tvm.schedules.winograd import schedule_winograd
 from mattecompress.backends.tvm.targets import Target
 
 RULE_ATTRIBUTE = "matte.schedule"

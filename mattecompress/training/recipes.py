@@ -169,7 +169,7 @@ RECIPES = {
     "rvm-small-more": Recipe(
         model="rvm-mobilenetv3",
         stages=(
-            Stage(700, 2, 4, 144, 256, Rates(8e-4, 8e-4, 8e-4), fade=0.04),
+            Stage(1400, 2, 4, 144, 256, Rates(8e-4, 8e-4, 8e-4), fade=0.03),
             Stage(60, 1, 8, 144, 256, Rates(5e-5, 5e-5, 5e-5), fade=0.2, freeze_norms=True),
         ),
         warmup=50,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mattecompress.backends.tvm.link import find_linker
+from mattecompress.backends.tvm.freestanding.link import find_linker
 from mattecompress.backends.tvm.targets import Target
-from tests.backends.tvm.kernels import Kernel, build
+from tests.backends.tvm.harness import Kernel, build
 
 DRIVER = r"""
 #include <stdint.h>

@@ -14,8 +14,10 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.compile import compile_host, lower
-from mattecompress.backends.tvm.executable import emit_executable
-from mattecompress.backends.tvm.pieces import (
+from mattecompress.backends.tvm.freestanding.executable import emit_executable
+from mattecompress.backends.tvm.schedule import RULE_ATTRIBUTE, rules_used, schedule_function
+from mattecompress.backends.tvm.schedules.convolution import choose_tile
+from mattecompress.backends.tvm.schedules.pieces import (
     condition_cuts,
     cut_loops,
     mark,
@@ -23,9 +25,7 @@ from mattecompress.backends.tvm.pieces import (
     vector_pieces,
     widths,
 )
-from mattecompress.backends.tvm.relayout import pack
-from mattecompress.backends.tvm.schedule import RULE_ATTRIBUTE, rules_used, schedule_function
-from mattecompress.backends.tvm.schedule_convolution import choose_tile
+from mattecompress.backends.tvm.schedules.relayout import pack
 from mattecompress.backends.tvm.targets import TARGETS, find_target
 from tests.backends.tvm.nets import HOST, Net, inputs_of, largest_difference, program_of
 

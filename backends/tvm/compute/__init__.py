@@ -1,0 +1,1 @@
+"""What kernels compute, as tensor expressions over NHWC, and how tensors are stored."""

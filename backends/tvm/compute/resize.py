@@ -1,0 +1,76 @@
+"""Bilinear resizing over NHWC. Where a pixel reads is tabulated when compiling, as ATen computes it in float32.
+
+For output position i with scale s: x = max((i + 1/2) s - 1/2, 0), or i (m-1)/(n-1) with aligned corners;
+low = floor(x), high = min(low + 1, m - 1), weight of high = x - low.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import te, tirx
+
+from mattecompress.backends.tvm.compute.mathematics import product
+from mattecompress.backends.tvm.compute.operands import Expression, Index
+
+KEPT, ROW, FRAME_ROW = "kept", "row", "frame row"
+"""Attribute of a block that is not to be inlined, and its values: it is computed a row at a time, since its values
+are read twice; a frame row is read by the outputs of the frame, plane by plane."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Positions and weights along one axis: int32 low and high, float32 near and far, each of the output's size."""
+
+    low: np.ndarray
+    high: np.ndarray
+    near: np.ndarray
+    far: np.ndarray
+
+
+def taps(size: int, result: int, scale: float | None, align_corners: bool) -> Taps:
+    """The taps of an axis of `size` pixels resized to `result`.
+
+    scale: output over input as the caller gave it; None: the ratio of the sizes.
+    """
+    index = np.arange(result, dtype=np.float32)
+    if align_corners:
+        step = np.float32((size - 1) / (result - 1)) if result > 1 else np.float32(0)
+        place = index * step
+    else:
+        step = np.float32(1.0 / scale) if scale else np.float32(size) / np.float32(result)
+        place = np.maximum((index + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
+    low = np.minimum(np.floor(place).astype(np.int32), size - 1)
+    high = np.minimum(low + 1, size - 1).astype(np.int32)
+    far = np.clip(place - low.astype(np.float32), 0, 1).astype(np.float32)
+    return Taps(low, high, (np.float32(1) - far).astype(np.float32), far)
+
+
+def resize_bilinear(
+    x: te.Tensor,
+    row_places: te.Tensor,
+    row_weights: te.Tensor,
+    column_places: te.Tensor,
+    column_weights: te.Tensor,
+    keep: bool = False,
+) -> te.Tensor:
+    """x (N,H,W,C) to (N,OH,OW,C).
+
+    row_places int32 (2,OH) and row_weights float32 (2,OH): low and high, near and far; columns likewise (2,OW).
+    keep: the result is read plane by plane, and so is computed a row at a time before.
+    """
+    batch, _, width, channels = (int(size) for size in x.shape)
+    rows, columns = int(row_places.shape[1]), int(column_places.shape[1])
+
+    def blend_rows(n: Index, i: Index, j: Index, c: Index) -> Expression:
+        low, high = row_places(0, i), row_places(1, i)
+        return product(row_weights(0, i), x(n, low, j, c)) + row_weights(1, i) * x(n, high, j, c)
+
+    def blend_columns(n: Index, i: Index, j: Index, c: Index) -> Expression:
+        low, high = (tirx.max(tirx.min(column_places(k, j), width - 1), 0) for k in (0, 1))
+        return product(column_weights(0, j), row(n, i, low, c)) + column_weights(1, j) * row(n, i, high, c)
+
+    row = blend_rows
+    if columns >= width:
+        row = te.compute((batch, rows, width, channels), blend_rows, name="blended_row", attrs={KEPT: ROW})
+    attributes = {KEPT: FRAME_ROW} if keep else {}
+    return te.compute((batch, rows, columns, channels), blend_columns, name="resize", attrs=attributes)

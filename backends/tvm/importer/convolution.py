@@ -1,0 +1,101 @@
+"""Convolution with its bias: which of three ways computes it, and its weights laid out for that."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from tvm import te
+
+from mattecompress.backends.tvm.compute.convolution import Geometry, convolution, depthwise
+from mattecompress.backends.tvm.compute.operands import CONVOLUTION, Array, compose
+from mattecompress.backends.tvm.compute.winograd import suits_winograd, transform_weight, winograd
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+
+aten = torch.ops.aten
+
+DEPTH_MULTIPLE = 4
+"""Gathered inputs get zero channels up to a multiple of this, so that they load as vectors."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a convolution: its weights and what becomes of them and the input."""
+
+    name: str
+    weight: Array
+    compute: Callable[[te.Tensor, te.Tensor], te.Tensor]
+
+
+def convert(scope: Scope, node: fx.Node) -> Conversion:
+    """`aten.conv2d.default` on constant weights."""
+    x, weight_node, bias_node, stride, padding, dilation, groups = _arguments(node)
+    weight, bias = scope.tensor(weight_node), scope.tensor(bias_node)
+    assert weight is not None
+    outputs, _, rows, columns = weight.shape
+    geometry, inputs = Geometry((rows, columns), stride, padding, dilation), scope.shape(x)[1]
+    source = scope.view(x)
+    gathers = padding != (0, 0) or not source.is_stored
+    if groups == inputs == outputs and groups > 1:
+        way = _depthwise(weight, geometry)
+    elif suits_winograd(geometry, scope.shape(node)[2:], inputs, outputs, groups):
+        way = _winograd(weight, geometry)
+    else:
+        way = _direct(weight, geometry, groups, pad=gathers and groups == 1)
+    operands = [source, scope.constant(way.weight)]
+    if bias is not None:
+        operands.append(scope.constant(bias.detach().numpy()))
+
+    def compute(tensor: te.Tensor, kernel: te.Tensor, offset: te.Tensor | None = None) -> te.Tensor:
+        result = way.compute(tensor, kernel)
+        return result if offset is None else add_bias(result, offset)
+
+    name = f"{way.name}_{rows}x{columns}_{inputs}_{outputs}"
+    return Conversion(compose(compute, operands), name, CONVOLUTION)
+
+
+def add_bias(x: te.Tensor, bias: te.Tensor) -> te.Tensor:
+    """x (N,H,W,C) plus bias (C,)."""
+    return te.compute(x.shape, lambda n, i, j, c: x(n, i, j, c) + bias(c), name="bias")
+
+
+def _depthwise(weight: Tensor, geometry: Geometry) -> Way:
+    return Way("depthwise", _lay_out(weight)[:, :, 0], lambda x, kernel: depthwise(x, kernel, geometry))
+
+
+def _winograd(weight: Tensor, geometry: Geometry) -> Way:
+    transformed = transform_weight(_lay_out(weight, pad=True))
+    return Way("winograd", transformed, lambda x, kernel: winograd(x, kernel, geometry))
+
+
+def _direct(weight: Tensor, geometry: Geometry, groups: int, pad: bool) -> Way:
+    laid_out = _lay_out(weight, pad)
+    return Way("convolution", laid_out, lambda x, kernel: convolution(x, kernel, geometry, groups))
+
+
+def _lay_out(weight: Tensor, pad: bool = False) -> Array:
+    """(O,I,KH,KW) to (KH,KW,I,O), with zeros after I up to a multiple of `DEPTH_MULTIPLE` where wanted."""
+    laid_out = weight.detach().permute(2, 3, 1, 0)
+    if pad:
+        laid_out = F.pad(laid_out, (0, 0, 0, -weight.shape[1] % DEPTH_MULTIPLE))
+    result: Array = laid_out.contiguous().numpy()
+    return result
+
+
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    arguments = tuple(node.args) + defaults[len(node.args) :]
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    values = [node.kwargs.get(name, value) for name, value in zip(names, arguments, strict=True)]
+    pairs = (_pair(value) for value in values[3:6])
+    return (*values[:3], *pairs, values[6])
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = [value, value] if isinstance(value, int) else list(value)
+    return (values[0], values[-1])
+
+
+CONVERTERS = {aten.conv2d.default: convert}

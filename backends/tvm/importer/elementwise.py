@@ -1,0 +1,126 @@
+"""Elementwise ATen operations, each rounded as ATen rounds it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from tvm import tirx
+
+from mattecompress.backends.tvm.compute import mathematics
+from mattecompress.backends.tvm.compute.mathematics import clamp, constant, product, quotient
+from mattecompress.backends.tvm.compute.operands import (
+    BROADCAST,
+    ELEMENTWISE,
+    Expression,
+    View,
+    compose,
+    elementwise,
+)
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+
+aten = torch.ops.aten
+
+
+def _add(a: Expression, b: Expression, alpha: float = 1) -> Expression:
+    return a + (b if alpha == 1 else product(constant(alpha), b))
+
+
+def _subtract(a: Expression, b: Expression, alpha: float = 1) -> Expression:
+    return a - (b if alpha == 1 else product(constant(alpha), b))
+
+
+def _subtract_from(a: Expression, b: Expression, alpha: float = 1) -> Expression:
+    return _subtract(b, a, alpha)
+
+
+def _leaky_relu(x: Expression, slope: float | Expression = 0.01) -> Expression:
+    slope = constant(slope) if isinstance(slope, (int, float)) else slope
+    return tirx.Select(x > constant(0.0), x, product(x, slope))
+
+
+def _hardtanh(x: Expression, low: float = -1.0, high: float = 1.0) -> Expression:
+    return clamp(x, low, high)
+
+
+def _clamp(x: Expression, low: float | None = None, high: float | None = None) -> Expression:
+    return clamp(x, low, high)
+
+
+FUNCTIONS: dict[Any, Callable[..., Expression]] = {
+    aten.relu.default: mathematics.relu,
+    aten.hardswish.default: mathematics.hardswish,
+    aten.hardsigmoid.default: mathematics.hardsigmoid,
+    aten.sigmoid.default: mathematics.sigmoid,
+    aten.tanh.default: mathematics.tanh,
+    aten.exp.default: mathematics.exp,
+    aten.neg.default: lambda x: constant(0.0) - x,
+    aten.abs.default: lambda x: tirx.max(x, constant(0.0) - x),
+    aten.clamp.default: _clamp,
+    aten.clamp_min.default: _clamp,
+    aten.clamp_max.default: lambda x, high: clamp(x, None, high),
+    aten.hardtanh.default: _hardtanh,
+    aten.relu6.default: lambda x: clamp(x, 0.0, 6.0),
+    aten.leaky_relu.default: _leaky_relu,
+    aten._prelu_kernel.default: _leaky_relu,
+    aten.add.Tensor: _add,
+    aten.sub.Tensor: _subtract,
+    aten.rsub.Scalar: _subtract_from,
+    aten.mul.Tensor: product,
+    aten.div.Tensor: quotient,
+    aten.maximum.default: tirx.max,
+    aten.minimum.default: tirx.min,
+}
+_BINARY = {
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.rsub.Scalar,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.maximum.default,
+    aten.minimum.default,
+}
+
+
+def convert(scope: Scope, node: fx.Node) -> Conversion:
+    """Any node of `FUNCTIONS`: tensors broadcast, integers become float32, numbers become constants."""
+    function, shape = FUNCTIONS[node.target], scope.shape(node)
+    arguments = [_operand(scope, node, position) for position in range(len(node.args))]
+    tensors = [argument for argument in arguments if isinstance(argument, View)]
+
+    def compute(*sources: Any) -> Any:
+        def element(*elements: Expression) -> Expression:
+            remaining = iter(elements)
+            values = [_to_float(next(remaining)) if isinstance(a, View) else a for a in arguments]
+            return function(*values, **node.kwargs)
+
+        return elementwise("elementwise", shape, element, *sources)
+
+    name = str(node.target).split(".")[1].strip("_")
+    return Conversion(compose(compute, tensors), name, _pattern(scope, node))
+
+
+def _pattern(scope: Scope, node: fx.Node) -> int:
+    """Elementwise, so that a convolution takes it as epilogue, if all activations have the shape of the result."""
+    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    same = all(scope.shape(source) == scope.shape(node) for source in sources)
+    return ELEMENTWISE if same else BROADCAST
+
+
+def _operand(scope: Scope, node: fx.Node, position: int) -> Any:
+    argument = node.args[position]
+    if isinstance(argument, fx.Node):
+        tensor = scope.tensor(argument) if argument.op == "get_attr" else None
+        if tensor is not None and tensor.numel() == 1:
+            return constant(float(tensor))
+        return scope.view(argument, len(scope.shape(node)))
+    if node.target in _BINARY and position < 2:
+        return constant(float(argument))  # type: ignore[arg-type]
+    return argument
+
+
+def _to_float(value: Expression) -> Expression:
+    return value.astype("float32")
+
+
+CONVERTERS = dict.fromkeys(FUNCTIONS, convert)

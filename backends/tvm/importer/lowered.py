@@ -1,0 +1,45 @@
+"""The `matte::` operations: each by the function that emits its kernel."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from tvm import relax
+
+from mattecompress import ops
+from mattecompress.backends.tvm.compute.operands import OPAQUE, in_memory
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d
+from mattecompress.backends.tvm.kernels.bitserial_depthwise import emit_binary_depthwise_conv2d
+from mattecompress.backends.tvm.kernels.integer import emit_dequantize, emit_quantize, emit_quantized_conv2d
+from mattecompress.backends.tvm.kernels.packing import emit_pack_signs, emit_pack_units
+
+assert ops
+matte = torch.ops.matte
+
+Emitter = Callable[[relax.BlockBuilder, fx.Node, Sequence[Any]], relax.Var]
+
+EMITTERS: dict[Any, Emitter] = {
+    matte.pack_signs.default: emit_pack_signs,
+    matte.pack_units.default: emit_pack_units,
+    matte.binary_conv2d.default: emit_binary_conv2d,
+    matte.binary_depthwise_conv2d.default: emit_binary_depthwise_conv2d,
+    matte.quantize.default: emit_quantize,
+    matte.dequantize.default: emit_dequantize,
+    matte.quantized_conv2d.default: emit_quantized_conv2d,
+}
+
+
+def convert(scope: Scope, node: fx.Node) -> Conversion:
+    """Any node of `EMITTERS`: activations are handed over in memory and in storage order, constants as tensors."""
+    operands = [
+        scope.tensor(source) if source.op == "get_attr" else scope.variable(source)
+        for source in node.args
+        if isinstance(source, fx.Node)
+    ]
+    variable = EMITTERS[node.target](scope.builder, node, operands)
+    return Conversion(in_memory(variable), str(node.target), OPAQUE, done=True)
+
+
+CONVERTERS = dict.fromkeys(EMITTERS, convert)

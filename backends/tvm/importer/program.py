@@ -1,0 +1,138 @@
+"""From a program to a Relax module: one call per kernel, NHWC inside, float32 NCHW at the boundary."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import tvm
+from torch import fx
+from tvm import relax, te
+
+from mattecompress.backends.tvm.compute.operands import (
+    INJECTIVE,
+    OPAQUE,
+    View,
+    compose,
+    emit,
+    in_memory,
+    storage_shape,
+)
+from mattecompress.backends.tvm.importer import convolution, elementwise, lowered, structure
+from mattecompress.backends.tvm.importer.absorption import RESIZES, absorb
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.program import Program
+
+CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
+    **elementwise.CONVERTERS,
+    **convolution.CONVERTERS,
+    **structure.CONVERTERS,
+    **lowered.CONVERTERS,
+}
+
+DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.int32: "int32",
+    torch.uint8: "uint8",
+    torch.int8: "int8",
+    torch.int64: "int64",
+}
+
+
+def supports(program: Program, node: fx.Node) -> str | None:
+    """None where a node can be imported, else the reason why not."""
+    if node.op == "call_module":
+        kind = type(program.module(node)).__name__
+        return f"{kind} is a module: run `fold-batch-norm` or lower it first"
+    if node.target not in CONVERTERS:
+        return f"no kernel for {node.target}"
+    facts = program.facts(node)
+    if not all(isinstance(size, int) for size in facts.shape):
+        return "its size is open: run `set-resolution` first"
+    if facts.dtype not in DTYPE_NAMES:
+        return f"no kernels compute in {facts.dtype}"
+    refusal = structure.REFUSALS.get(node.target)
+    return refusal(program, node) if refusal else None
+
+
+def import_program(program: Program) -> tvm.IRModule:
+    """A Relax module whose `main` takes the program's inputs and returns its outputs, in their order, as a tuple.
+
+    Every node must be supported.
+    """
+    builder = relax.BlockBuilder()
+    parameters = [
+        relax.Var(str(node.target), relax.TensorType(program.facts(node).sizes, _dtype(program, node)))
+        for node in program.inputs
+    ]
+    with builder.function("main", parameters):
+        with builder.dataflow():
+            scope = Scope(program, builder)
+            for node, parameter in zip(program.inputs, parameters, strict=True):
+                _enter(scope, node, parameter)
+            outputs = builder.emit_output(relax.Tuple(_import_nodes(scope)))
+        builder.emit_func_output(outputs)
+    return builder.finalize()
+
+
+def _import_nodes(scope: Scope) -> list[relax.Var]:
+    absorption = absorb(scope.program.graph)
+    for node in scope.program.operations():
+        scope.in_frame = node in absorption.frame
+        conversion = CONVERTERS[node.target](scope, node)
+        if conversion.done or node in absorption:
+            scope.values[node] = conversion.view
+        else:
+            variable = emit(scope.builder, conversion.name, conversion.pattern, conversion.view)
+            scope.values[node] = in_memory(variable)
+    scope.in_frame = True
+    return _leave(scope, list(scope.program.outputs.values()), absorption.frame)
+
+
+def _enter(scope: Scope, node: fx.Node, parameter: relax.Var) -> None:
+    shape = scope.program.facts(node).sizes
+    if len(shape) != 4:
+        scope.values[node] = in_memory(parameter)
+        return
+
+    def to_nhwc(x: te.Tensor) -> te.Tensor:
+        return te.compute(storage_shape(shape), lambda n, h, w, c: x(n, c, h, w), name="to_nhwc")
+
+    scope.planar[node] = View((parameter,), to_nhwc, (in_memory(parameter),))
+
+
+def _leave(scope: Scope, nodes: list[fx.Node], frame: frozenset[fx.Node]) -> list[relax.Var]:
+    """The outputs in memory as NCHW; those of the frame that share resized rows, by one kernel."""
+    resized = [node for node in dict.fromkeys(nodes) if node in frame and _reads_resize(node, frame)]
+    results: dict[fx.Node, relax.Var] = {}
+    if len({scope.shape(node)[2:] for node in resized}) == 1:
+        variable = emit(scope.builder, "frame", OPAQUE, *(_planes(scope, node) for node in resized))
+        for index, node in enumerate(resized):
+            results[node] = variable
+            if len(resized) > 1:
+                results[node] = scope.builder.emit(relax.TupleGetItem(variable, index))
+    for node in nodes:
+        if node not in results:
+            results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
+    return [results[node] for node in nodes]
+
+
+def _reads_resize(node: fx.Node, frame: frozenset[fx.Node]) -> bool:
+    return node.target in RESIZES or any(
+        _reads_resize(source, frame) for source in node.all_input_nodes if source in frame
+    )
+
+
+def _planes(scope: Scope, node: fx.Node) -> View:
+    shape, view = scope.shape(node), scope.view(node)
+    if len(shape) != 4:
+        return compose(lambda x: te.compute(shape, lambda *index: x(*index), name="leave"), [view])
+    return compose(
+        lambda x: te.compute(shape, lambda n, c, h, w: x(n, h, w, c), name="to_nchw"),
+        [view],
+    )
+
+
+def _dtype(program: Program, node: fx.Node) -> str:
+    dtype = program.facts(node).dtype
+    assert dtype is not None
+    return DTYPE_NAMES[dtype]

@@ -1,0 +1,168 @@
+"""Slices, joins, resizes, pooling and means."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from tvm import te
+
+from mattecompress.backends.tvm.compute.convolution import Geometry
+from mattecompress.backends.tvm.compute.operands import (
+    INJECTIVE,
+    OPAQUE,
+    STORAGE_ORDER,
+    Expression,
+    Index,
+    compose,
+    select,
+    storage_shape,
+)
+from mattecompress.backends.tvm.compute.pooling import (
+    average_pool,
+    channel_mean,
+    few_channels_mean,
+    max_pool,
+    plane_mean,
+)
+from mattecompress.backends.tvm.compute.resize import Taps, resize_bilinear, taps
+from mattecompress.backends.tvm.importer.absorption import FEW_CHANNELS
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.program import Program
+
+aten = torch.ops.aten
+
+
+def _slice(scope: Scope, node: fx.Node) -> Conversion:
+    source, axis, start, _, step = _filled(node, (None, 0, None, None, 1))
+    size = scope.shape(source)[axis]
+    start = 0 if start is None else min(start + size if start < 0 else start, size)
+    rank = len(scope.shape(source))
+    at = STORAGE_ORDER.index(axis % rank) if rank == 4 else axis % rank
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        def element(*index: Index) -> Expression:
+            return x(*(i * step + start if position == at else i for position, i in enumerate(index)))
+
+        return te.compute(storage_shape(scope.shape(node)), element, name="slice")
+
+    return Conversion(compose(compute, [scope.view(source)]), "slice", INJECTIVE)
+
+
+def _join(scope: Scope, node: fx.Node) -> Conversion:
+    sources, axis = _filled(node, (None, 0))
+    rank = len(scope.shape(node))
+    at = STORAGE_ORDER.index(axis % rank) if rank == 4 else axis % rank
+    ends = np.cumsum([scope.shape(source)[axis] for source in sources]).tolist()
+    starts = [0, *ends[:-1]]
+
+    def compute(*tensors: te.Tensor) -> te.Tensor:
+        def element(*index: Index) -> Expression:
+            place = index[at]
+            pieces = [
+                tensor(*(place - start if position == at else i for position, i in enumerate(index)))
+                for tensor, start in zip(tensors, starts, strict=True)
+            ]
+            value = pieces[-1]
+            for piece, end in zip(pieces[-2::-1], ends[-2::-1], strict=True):
+                value = select(place < end, piece, value)
+            return value
+
+        return te.compute(storage_shape(scope.shape(node)), element, name="join")
+
+    return Conversion(compose(compute, [scope.view(source) for source in sources]), "join", INJECTIVE)
+
+
+def _resize(scope: Scope, node: fx.Node) -> Conversion:
+    source, _, align_corners, scales = _filled(node, (None, None, False, None))
+    sizes, results = scope.shape(source)[2:], scope.shape(node)[2:]
+    scales = scales or (None, None)
+    tables: list[np.ndarray[Any, Any]] = []
+    for size, result, scale in zip(sizes, results, scales, strict=True):
+        tables += _tables(taps(size, result, scale, align_corners))
+    few = scope.shape(source)[1] <= FEW_CHANNELS
+    image = scope.sample(source) if few else scope.view(source)
+    operands = [image, *(scope.constant(table) for table in tables)]
+    compute = partial(resize_bilinear, keep=scope.in_frame)
+    return Conversion(compose(compute, operands), "resize", INJECTIVE)
+
+
+def _tables(axis: Taps) -> list[np.ndarray[Any, Any]]:
+    return [np.stack([axis.low, axis.high]), np.stack([axis.near, axis.far])]
+
+
+def _average_pool(scope: Scope, node: fx.Node) -> Conversion:
+    source, kernel, stride, padding, _, include, divisor = _filled(
+        node, (None, None, [], 0, False, True, None)
+    )
+    geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding), (1, 1))
+    shape = scope.shape(node)[2:]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return average_pool(x, geometry, shape, include, divisor)  # type: ignore[arg-type]
+
+    return Conversion(compose(compute, [scope.view(source)]), "average_pool", OPAQUE)
+
+
+def _max_pool(scope: Scope, node: fx.Node) -> Conversion:
+    source, kernel, stride, padding, dilation, _ = _filled(node, (None, None, [], 0, 1, False))
+    geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation))
+    shape = scope.shape(node)[2:]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return max_pool(x, geometry, shape)  # type: ignore[arg-type]
+
+    return Conversion(compose(compute, [scope.view(source)]), "max_pool", OPAQUE)
+
+
+def _plane_mean(scope: Scope, node: fx.Node) -> Conversion:
+    return Conversion(compose(plane_mean, [scope.view(node.args[0])]), "plane_mean", OPAQUE)  # type: ignore[arg-type]
+
+
+def _mean(scope: Scope, node: fx.Node) -> Conversion:
+    compute = channel_mean if _axes(node) == {1} else plane_mean
+    if scope.in_frame:
+        return Conversion(compose(few_channels_mean, [scope.view(node.args[0])]), "mean", INJECTIVE)  # type: ignore[arg-type]
+    return Conversion(compose(compute, [scope.view(node.args[0])]), compute.__name__, OPAQUE)  # type: ignore[arg-type]
+
+
+def _refuse_adaptive(program: Program, node: fx.Node) -> str | None:
+    size = [int(value) for value in _filled(node, ())[1]]
+    return None if size == [1, 1] else f"adaptive pooling to {size} is not implemented, only to [1, 1]"
+
+
+def _refuse_mean(program: Program, node: fx.Node) -> str | None:
+    keeps = len(node.args) > 2 and bool(node.args[2])
+    if len(program.facts(node.args[0]).shape) == 4 and keeps and _axes(node) in ({1}, {2, 3}):  # type: ignore[arg-type]
+        return None
+    return "a mean must keep its dimensions and run over channels or over the plane of an image"
+
+
+def _axes(node: fx.Node) -> set[int]:
+    return {int(axis) % 4 for axis in _filled(node, ())[1]}
+
+
+def _filled(node: fx.Node, defaults: Sequence[Any]) -> tuple[Any, ...]:
+    return (*node.args, *defaults[len(node.args) :])
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    values = [value, value] if isinstance(value, int) else list(value)
+    return (values[0], values[-1])
+
+
+CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
+    aten.slice.Tensor: _slice,
+    aten.cat.default: _join,
+    aten.upsample_bilinear2d.vec: _resize,
+    aten.adaptive_avg_pool2d.default: _plane_mean,
+    aten.avg_pool2d.default: _average_pool,
+    aten.max_pool2d.default: _max_pool,
+    aten.mean.dim: _mean,
+}
+REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
+    aten.adaptive_avg_pool2d.default: _refuse_adaptive,
+    aten.mean.dim: _refuse_mean,
+}

@@ -1,0 +1,107 @@
+"""Packing: float activations to bits, eight channels a byte, in tensor expressions.
+
+Meaning, with c the channel that bit i of byte b stands for:
+
+    signs: bit = x[n, y, x, c] >= threshold[c]      units: bit = x[n, y, x, c] > 0.5
+
+and 0 beyond the last channel of a group. A pixel's comparisons are made side by side as bytes of 0 or 1; then
+every eight of them become one byte. Reference: mattecompress.ops.binary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import fx
+from tvm import relax, te, tirx
+
+from mattecompress.backends.tvm.compute.operands import INJECTIVE
+from mattecompress.backends.tvm.kernels.intrinsics import current_target, gather_bits
+from mattecompress.backends.tvm.kernels.tiles import Registers
+from mattecompress.backends.tvm.kernels.window import Expression, arguments, constant, emit_kernel
+from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
+from mattecompress.backends.tvm.schedules.stages import child_blocks, inline, place_rows
+from mattecompress.ops.binary import bytes_per_group
+
+RESULT, FLAGS = "packed", "flags"
+
+
+def emit_pack_signs(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
+    """`matte::pack_signs`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
+    values = arguments(node)
+    if values["threshold"] is None:
+        return _emit(builder, values, operands[0], lambda x, _: x >= tirx.const(0.0, "float32"))
+    limits = constant(operands[1]).reshape(-1).astype(np.float32)
+    return _emit(builder, values, operands[0], lambda x, limit: x >= limit, limits)
+
+
+def emit_pack_units(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
+    """`matte::pack_units`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
+    return _emit(builder, arguments(node), operands[0], lambda x, _: x > tirx.const(0.5, "float32"))
+
+
+def _emit(
+    builder: relax.BlockBuilder,
+    values: dict[str, Any],
+    source: relax.Expr,
+    test: Callable[[Expression, Expression], Expression],
+    *limits: Any,
+) -> relax.Var:
+    def compute(x: te.Tensor, limit: te.Tensor | None = None) -> te.Tensor:
+        return pack(x, limit, test, values["groups"], values["word"])
+
+    return emit_kernel(builder, "pack", INJECTIVE, compute, source, *limits)
+
+
+def pack(
+    source: te.Tensor,
+    limits: te.Tensor | None,
+    test: Callable[[Expression, Expression], Expression],
+    groups: int,
+    word: int,
+) -> te.Tensor:
+    """The kernel, uint8 (N, H, W, groups * B); `test` gives a channel's bit from its value and its limit."""
+    batch, height, width, channels = (int(extent) for extent in source.shape)
+    size = channels // groups
+    places = 8 * bytes_per_group(size, word)
+
+    def flag(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
+        within, channel = (
+            (place, place) if groups == 1 else (place % places, place // places * size + place % places)
+        )
+        limit = limits(channel) if limits is not None else None
+        bit = test(source(n, y, x, channel), limit).astype("uint8")
+        return bit if size == places else tirx.if_then_else(within < size, bit, tirx.const(0, "uint8"))
+
+    def gather(n: Expression, y: Expression, x: Expression, octet: Expression) -> Expression:
+        return gather_bits([flags(n, y, x, octet * 8 + index) for index in range(8)])
+
+    flags = te.compute((batch, height, width, groups * places), flag, name=FLAGS)
+    return te.compute((batch, height, width, groups * places // 8), gather, name=RESULT)
+
+
+def schedule_packing(schedule: Any) -> str | None:
+    """Compute a function that ends in packing one pixel at a time, comparisons side by side.
+
+    Loops are marked for `pieces.cut_loops`, to be cut where joined inputs or the padding begin.
+
+    Returns:
+        None when done, else why the rule does not fit; the schedule is then untouched.
+    """
+    blocks = child_blocks(schedule)
+    names = [schedule.get(block).name_hint for block in blocks]
+    if names[-2:] != [FLAGS, RESULT]:
+        return "the function does not end in packing"
+    if any(var.iter_type != 0 for block in blocks for var in schedule.get(block).iter_vars):
+        return "packing follows a reduction"
+    *producers, flags, result = blocks
+    inline(schedule, producers)
+    _, row, pixel, _ = schedule.get_loops(result)
+    cuts = [condition_cuts(schedule.get(flags), axis) for axis in range(4)]
+    lanes = Registers.of(current_target()).bytes // 4
+    mark(schedule, pixel, serial_pieces(int(schedule.get(pixel).extent), cuts[2]))
+    schedule.compute_at(flags, pixel, preserve_unit_loops=True)
+    place = schedule.get_loops(flags)[-1]
+    mark(schedule, place, vector_pieces(int(schedule.get(place).extent), 2 * lanes, cuts[3]))
+    place_rows(schedule, row, lanes)
+    return None

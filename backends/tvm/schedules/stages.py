@@ -1,0 +1,111 @@
+"""The blocks of a fused function, sorted by what a schedule does with them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import ir
+from tvm.s_tir import Schedule
+
+from mattecompress.backends.tvm.compute.resize import KEPT
+from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
+
+GATHER = "gather"
+
+
+class RefusalError(Exception):
+    """A schedule rule does not fit a function; the message says why."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """One reduction, its optional input gathering before it and its one epilogue block after it."""
+
+    gather: Any | None
+    main: Any
+    epilogue: Any
+
+
+def child_blocks(schedule: Schedule) -> list[Any]:
+    """The blocks of a function in order."""
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+
+
+def family(schedule: Schedule, block: Any) -> str:
+    """The family that a block says it belongs to; empty for most."""
+    return str(schedule.get(block).annotations.get("family", ""))
+
+
+def divide(schedule: Schedule, wanted: str) -> Stages:
+    """Inline everything around the one block of a family into its gathering and its epilogue.
+
+    Raises:
+        RefusalError: the function has no such block, or several.
+    """
+    blocks = child_blocks(schedule)
+    places = [place for place, block in enumerate(blocks) if family(schedule, block) == wanted]
+    if len(places) != 1:
+        raise RefusalError(f"{len(places)} blocks of family {wanted}")
+    (at,) = places
+    main = blocks[at]
+    before, after = blocks[:at], blocks[at + 1 :]
+    gathers = [block for block in before if schedule.get(block).name_hint.startswith(GATHER)]
+    if len(gathers) > 1:
+        raise RefusalError("two gathered inputs")
+    inline(schedule, [block for block in before + after[:-1] if block not in gathers])
+    epilogue = after[-1] if after else schedule.cache_write(main, 0, "local")
+    return Stages(gathers[0] if gathers else None, main, epilogue)
+
+
+def inline(schedule: Schedule, blocks: list[Any]) -> None:
+    """Inline blocks into their readers, but those that are computed a row at a time."""
+    for block in blocks:
+        if KEPT not in schedule.get(block).annotations:
+            schedule.compute_inline(block)
+
+
+def place_rows(schedule: Schedule, loop: Any, lanes: int) -> None:
+    """Compute each kept row inside `loop`, a loop over rows, vectorised along channels."""
+    for block in reversed(child_blocks(schedule)):
+        if KEPT not in schedule.get(block).annotations:
+            continue
+        contiguous, cuts = _is_contiguous(schedule.get(block)), condition_cuts(schedule.get(block), 3)
+        schedule.compute_at(block, loop, preserve_unit_loops=True)
+        column, channel = schedule.get_loops(block)[-2:]
+        if contiguous:
+            channel = schedule.fuse(column, channel)
+        mark(schedule, channel, vector_pieces(int(schedule.get(channel).extent), lanes, cuts))
+
+
+def _is_contiguous(block: Any) -> bool:
+    """Whether columns and channels of what is read follow each other in memory as in what is written."""
+    *_, column, channel = (iterator.var for iterator in block.iter_vars)
+    (written,) = block.writes
+    shape = [int(size) for size in written.source.ty.shape[2:]]
+    elsewhere: list[Any] = []
+
+    def visit(load: Any) -> None:
+        *_, at_column, at_channel = load.indices if len(load.indices) == 4 else (column, channel)
+        same = at_column.same_as(column) and at_channel.same_as(channel)
+        if not same or (len(load.indices) == 4 and [int(size) for size in load.source.ty.shape[2:]] != shape):
+            elsewhere.append(load)
+
+    tvm_ffi.structural_walk(block.body, (ir.TensorLoad, visit))
+    return not elsewhere
+
+
+def schedule_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> None:
+    """Compute the gathering inside `loop`, cut where its conditions change, vectorised along channels."""
+    cuts = [condition_cuts(schedule.get(gather), axis) for axis in (2, 3)]
+    schedule.compute_at(gather, loop, preserve_unit_loops=True)
+    columns, channels = schedule.get_loops(gather)[-2:]
+    whole = int(schedule.get(gather).iter_vars[2].dom.extent) == int(schedule.get(columns).extent)
+    if whole:
+        mark(schedule, columns, serial_pieces(int(schedule.get(columns).extent), cuts[0]))
+    mark(schedule, channels, vector_pieces(int(schedule.get(channels).extent), lanes, cuts[1]))
+    place_rows(schedule, schedule.get_loops(gather)[-3], lanes)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [value for value in range(1, number + 1) if number % value == 0]

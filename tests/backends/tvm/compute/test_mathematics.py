@@ -1,0 +1,65 @@
+"""The polynomials: within two units in the last place of the exact value, in vectors."""
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te
+from tvm.s_tir import Schedule
+
+from mattecompress.backends.tvm.compute import mathematics
+from tests.backends.tvm.nets import HOST
+
+COUNT = 1 << 16
+
+
+def evaluate(function, x: np.ndarray) -> np.ndarray:
+    source = te.placeholder((COUNT,), name="x")
+    result = te.compute((COUNT,), lambda i: function(source[i]), name="y")
+    schedule = Schedule(te.create_prim_func([source, result]))
+    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
+    schedule.vectorize(schedule.split(loop, [None, HOST.lanes()])[1])
+    kernel = tvm.tirx.build(schedule.mod, target=HOST.tvm())["main"]
+    x_tensor, y_tensor = tvm.runtime.tensor(x), tvm.runtime.tensor(np.zeros_like(x))
+    kernel(x_tensor, y_tensor)
+    return y_tensor.numpy()
+
+
+@pytest.mark.parametrize(
+    ("function", "exact", "bound", "ulp"),
+    [
+        (mathematics.exp, np.exp, 80, 2),
+        (mathematics.sigmoid, lambda x: 1 / (1 + np.exp(-x)), 80, 3),
+        (mathematics.tanh, np.tanh, 20, 2),
+    ],
+)
+def test_units_in_the_last_place(function, exact, bound, ulp):
+    x = np.linspace(-bound, bound, COUNT, dtype=np.float32)
+    x[: COUNT // 2] /= 40
+    expected = exact(x.astype(np.float64))
+    errors = np.abs(evaluate(function, x) - expected) / np.spacing(np.abs(expected).astype(np.float32))
+    assert errors.max() <= ulp
+
+
+@pytest.mark.parametrize(
+    ("function", "at_low", "at_high"),
+    [(mathematics.sigmoid, 0.0, 1.0), (mathematics.tanh, -1.0, 1.0)],
+)
+def test_far_out_they_saturate(function, at_low, at_high):
+    x = np.full(COUNT, 3e38, dtype=np.float32)
+    x[::2] = -3e38
+    result = evaluate(function, x)
+    assert result[0] == pytest.approx(at_low, abs=1e-37)
+    assert result[1] == at_high
+
+
+def test_tanh_is_odd_and_zero_at_zero():
+    x = np.linspace(-3, 3, COUNT, dtype=np.float32)
+    result = evaluate(mathematics.tanh, x)
+    assert (evaluate(mathematics.tanh, -x) == -result).all()
+    assert evaluate(mathematics.tanh, np.zeros(COUNT, np.float32)).max() == 0
+
+
+def test_rounding_takes_ties_to_even():
+    x = np.linspace(-4096, 4096, COUNT, dtype=np.float32)
+    x[:5] = (-2.5, -0.5, 0.5, 1.5, 4194303.5)
+    assert (evaluate(mathematics.round_half_even, x) == np.rint(x)).all()
