@@ -57,10 +57,10 @@ class Freestanding:
         with tempfile.TemporaryDirectory() as folder:
             return self.link(Path(folder)).run(**inputs)
 
-    def link(self, folder: Path) -> ExecutableArtifact:
-        """The program, written into a folder."""
+    def link(self, folder: Path, symbols: bool = False) -> ExecutableArtifact:
+        """The program, written into a folder; with the names of its functions or without."""
         name = f"{self.program.name}-{self.target.name}"
-        return emit_executable(self.module, self.program, self.target, folder, name, self.linker)
+        return emit_executable(self.module, self.program, self.target, folder, name, self.linker, symbols)
 
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write the program, or the library and its header, into a folder."""

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mattecompress.cost import Cost
+from mattecompress.emulation import FrameReport
 from mattecompress.program import Program
 
 
@@ -13,7 +14,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     """A table on standard output; the last `numbers` columns are set right."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place >= len(columns) - numbers else "left")
+        right = place >= len(columns) - numbers
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
@@ -44,3 +46,31 @@ def print_cost(program: Program, cost: Cost) -> None:
         f"by the papers' rule: {totals.paper_gflops:.4f} GFLOPs; whole model: "
         f"{totals.model_parameters:,} parameters, {totals.paper_size_mib:.4f} MiB"
     )
+
+
+def print_frame_cost(program: Program, report: FrameReport, most: int = 24) -> None:
+    """Instructions of the kernels that take most, their hottest loops, the other kernels, the driver, the sum."""
+    rows = [
+        (
+            kernel.name,
+            f"{kernel.instructions / 1e6:.2f}",
+            f"{kernel.instructions / report.instructions:.1%}",
+            str(kernel.loop.instructions),
+            _number(kernel.loop.cycles),
+            _number(kernel.loop.limit),
+        )
+        for kernel in report.kernels[:most]
+    ]
+    others = sum(kernel.instructions for kernel in report.kernels[most:])
+    driver = report.instructions - sum(kernel.instructions for kernel in report.kernels)
+    for name, value in ((f"{len(report.kernels[most:])} other kernels", others), ("the driver", driver)):
+        rows.append((name, f"{value / 1e6:.2f}", f"{value / report.instructions:.1%}", "", "", ""))
+    columns = ("kernel", "M instr.", "share", "loop", "cycles", "limit")
+    print_table(f"{program.name} on {report.target}, one frame", columns, rows, 5)
+    Console().print(
+        f"{report.instructions / 1e9:.4f} G instructions a frame, {report.arena_bytes / 1e6:.2f} MB of working memory"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

@@ -1,12 +1,15 @@
 """Verbs that measure: eval, bench."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mattecompress.cli.options import ArgumentError, Frames, Json, ProgramPath, Size, Threads, print_json
 from mattecompress.cli.running import fit_to, load_at
+
+if TYPE_CHECKING:
+    from mattecompress.program import Program
 
 ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
 
@@ -15,6 +18,19 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command("eval")(evaluate)
     app.command()(bench)
+
+
+def count(program: "Program", target: str, json: bool) -> None:
+    """Print the instructions that a frame takes on a target, by kernel."""
+    from mattecompress.emulation import count_frame
+
+    cost = count_frame(program, target)
+    if json:
+        print_json(cost.as_json())
+    else:
+        from mattecompress.cli.tables import print_frame_cost
+
+        print_frame_cost(program, cost)
 
 
 def evaluate(
@@ -61,12 +77,21 @@ def bench(
     runs: Annotated[int, typer.Option(help="Runs of each, in turn.", min=1)] = 20,
     size: Size = None,
     threads: Threads = 1,
+    emulate: Annotated[
+        str | None,
+        typer.Option(help="Count instructions on this target under qemu instead.", metavar="TARGET"),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Time the compiled program on this machine beside a peer, run in turn.
+    """Time the compiled program on this machine beside a peer, run in turn; or count what it executes on another.
 
     mattecompress bench w8a8.mcg --against onnxruntime --reference rvm.mcg --threads 1 --json
+
+    mattecompress bench w8a8.mcg --emulate cortex-a76
     """
+    if emulate is not None:
+        count(load_at(program, size), emulate, json)
+        return
     import torch
 
     from mattecompress.benchmark import compare

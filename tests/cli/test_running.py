@@ -90,6 +90,17 @@ def test_bench_json(done: Cli, tiny_file: str) -> None:
     assert document["speedup"] == pytest.approx(document["peer"]["ms"] / document["ours_ms"])
 
 
+@pytest.mark.needs("qemu-aarch64")
+def test_bench_emulated(done: Cli, tiny_file: str) -> None:
+    document = json.loads(done("bench", tiny_file, "--emulate", "cortex-a76", "--json").out)
+    assert document.keys() == {"target", "arena_bytes", "instructions", "kernels"}
+    kernels = document["kernels"]
+    assert kernels == sorted(kernels, key=lambda kernel: (-kernel["instructions"], kernel["name"]))
+    assert 0 < sum(kernel["instructions"] for kernel in kernels) < document["instructions"]
+    shown = done("bench", tiny_file, "--emulate", "cortex-a76").out
+    assert f"{document['instructions'] / 1e9:.4f} G instructions a frame" in shown
+
+
 def test_bench_for_people(done: Cli, tiny_file: str) -> None:
     assert "onnxruntime" in done("bench", tiny_file, "--runs", 2).out
 

@@ -7,7 +7,7 @@ A program runs by itself on any machine of its target: `NAME INPUT OUTPUT` from 
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from mattecompress.backends.tvm.freestanding.library import (
     write_library,
 )
 from mattecompress.backends.tvm.freestanding.link import compile_and_archive, compile_and_link, find_linker
-from mattecompress.backends.tvm.freestanding.objects import compile_kernels
+from mattecompress.backends.tvm.freestanding.objects import KernelObject, compile_kernels
 from mattecompress.backends.tvm.freestanding.plan import Plan, TensorSpec, make_plan
 from mattecompress.backends.tvm.freestanding.sequence import read_sequence
 from mattecompress.backends.tvm.targets import Target
@@ -82,11 +82,15 @@ class LibraryArtifact:
 
 @dataclass(frozen=True)
 class ExecutableArtifact:
-    """A program on disk; plan: its memory, and its inputs and outputs in order."""
+    """A program on disk.
+
+    plan: its memory, and its inputs and outputs in order; kernels: by name in C, the function each was made of.
+    """
 
     path: Path
     target: Target
     plan: Plan
+    kernels: Mapping[str, str]
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, states among them, by name; through an emulator where the target needs one.
@@ -163,11 +167,13 @@ def emit_executable(
     folder: Path,
     name: str,
     linker: str | None = None,
+    symbols: bool = False,
 ) -> ExecutableArtifact:
     """Compile a scheduled module and link it as the static program `folder/name`.
 
     module: its Relax `main` is a straight sequence of `call_tir` over scheduled PrimFuncs.
     linker: a C compiler to use, else the first that is found.
+    symbols: keep the names of the functions in the program, for tools.
 
     Raises:
         PlanError: `main` is something else.
@@ -178,8 +184,11 @@ def emit_executable(
     with tempfile.TemporaryDirectory() as place:
         plan, source, kernels = _prepare(module, interface, target, Path(place), c_name)
         sources = [source, *write_driver(Path(place), c_name, name, find_ports(plan))]
-        compile_and_link(sources, [kernels], target, folder / name, chain)
-    return ExecutableArtifact(folder / name, target, plan)
+        kernels.write(Path(place) / "kernels.o")
+        compile_and_link(sources, [Path(place) / "kernels.o"], target, folder / name, chain, symbols)
+    return ExecutableArtifact(
+        folder / name, target, plan, {c: function for function, c in kernels.symbols.items()}
+    )
 
 
 def emit_library(
@@ -201,7 +210,8 @@ def emit_library(
     path, header = folder / f"lib{name}.a", folder / f"{c_name}.h"
     with tempfile.TemporaryDirectory() as place:
         plan, source, kernels = _prepare(module, interface, target, Path(place), c_name)
-        compile_and_archive([source], [kernels], target, path, chain)
+        kernels.write(Path(place) / "kernels.o")
+        compile_and_archive([source], [Path(place) / "kernels.o"], target, path, chain)
         with atomic_path(header) as temporary:
             shutil.copy(Path(place) / f"{c_name}.h", temporary)
     return LibraryArtifact(path, header, target, plan)
@@ -209,15 +219,14 @@ def emit_library(
 
 def _prepare(
     module: tvm.IRModule, interface: Interface, target: Target, folder: Path, name: str
-) -> tuple[Plan, Path, Path]:
-    """The plan, the library's source and the kernels' object file, written into a folder."""
+) -> tuple[Plan, Path, KernelObject]:
+    """The plan, the library's source written into a folder, and the kernels."""
     sequence = read_sequence(module, tuple(interface.input_names), tuple(interface.output_names))
     kernels = compile_kernels(module, [call.function for call in sequence.calls], target, f"{name}_kernel")
     pairs = [(state.input, state.output) for state in interface.states]
     plan = make_plan(sequence, pairs, kernels.scratch)
     source = write_library(folder, name, target, plan, kernels.symbols)
-    kernels.write(folder / "kernels.o")
-    return plan, source, folder / "kernels.o"
+    return plan, source, kernels
 
 
 def _copy(path: Path, folder: Path) -> Path:

@@ -59,12 +59,12 @@ class Linker:
             return [*self.command, f"--target={target.triple}"]
         return list(self.command)
 
-    def link_flags(self, target: Target) -> list[str]:
-        """Options of the last step; Apple's C library cannot be linked statically."""
+    def link_flags(self, target: Target, symbols: bool) -> list[str]:
+        """Options of the last step, which keeps names or not; Apple's C library cannot be linked statically."""
         if target.is_apple:
-            return ["-Wl,-x"]
+            return [] if symbols else ["-Wl,-x"]
         static = ["-static"] if self.kind == "zig" or not target.is_host else []
-        return [*static, "-s", "-Wl,--build-id=none", "-Wl,--gc-sections"]
+        return [*static, *([] if symbols else ["-s"]), "-Wl,--build-id=none", "-Wl,--gc-sections"]
 
     def archiver(self) -> list[str]:
         """The command that makes static libraries."""
@@ -115,11 +115,16 @@ def available(target: Target) -> Availability:
 
 
 def compile_and_link(
-    sources: Sequence[Path], objects: Sequence[Path], target: Target, out: Path, linker: Linker
+    sources: Sequence[Path],
+    objects: Sequence[Path],
+    target: Target,
+    out: Path,
+    linker: Linker,
+    symbols: bool = False,
 ) -> None:
     """Compile C and assembly sources, link them with objects, and write the program to `out`.
 
-    Sources find headers and included binaries in their own folders.
+    Sources find headers and included binaries in their own folders. symbols: the program keeps its functions' names.
 
     Raises:
         LinkError: the tool chain failed; the message holds the first line that says why.
@@ -128,7 +133,7 @@ def compile_and_link(
         compiled = _compile(sources, target, linker, folder, environment)
         program = folder / "program"
         files = [*map(str, compiled), *(str(path.resolve()) for path in objects)]
-        command = [*linker.cc(target), *files, *linker.link_flags(target), "-lm", "-o", str(program)]
+        command = [*linker.cc(target), *files, *linker.link_flags(target, symbols), "-lm", "-o", str(program)]
         _run(command, environment, f"{linker.name} cannot link {out.name} for {target.name}")
         with atomic_path(out) as temporary:
             shutil.copy(program, temporary)
@@ -151,6 +156,23 @@ def compile_and_archive(
         _run(command, environment, f"{linker.name} cannot archive {out.name} for {target.name}")
         with atomic_path(out) as temporary:
             shutil.copy(library, temporary)
+
+
+def compile_plugin(
+    source: Path, definitions: Mapping[str, object], target: Target, out: Path, linker: Linker
+) -> None:
+    """Compile one C file as the shared object `out`, for a program of the same machine that has its own C library.
+
+    definitions: the file's macros.
+
+    Raises:
+        LinkError: the tool chain failed.
+    """
+    with _workplace(linker) as (_, environment):
+        cc = [*linker.command, "cc", "-target", target.triple] if linker.kind == "zig" else linker.cc(target)
+        macros = [f"-D{name}={value}" for name, value in definitions.items()]
+        command = [*cc, *COMPILE_FLAGS, *macros, "-shared", "-fPIC", str(source), "-o", str(out)]
+        _run(command, environment, f"{linker.name} cannot compile {source.name}")
 
 
 def _compile(
