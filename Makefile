@@ -18,7 +18,7 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mattecompress
 
-bench: .venv/.installed
+bench: .venv/.bench
 	$(BIN)/python benchmarks/frame_time.py
 
 docs: .venv/.installed
@@ -28,6 +28,10 @@ docs: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,tvm,dev]'
 	bash .ci/packages
+	touch $@
+
+.venv/.bench: .venv/.installed
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,tvm,bench]'
 	touch $@
 
 clean:

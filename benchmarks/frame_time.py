@@ -1,12 +1,12 @@
-"""Time a frame of RVM MobileNetV3 costs here: our code beside ONNX Runtime and torch, one thread, run in turn.
+"""Time that a frame of RVM MobileNetV3 takes here: our code beside other people's engines, run in turn.
 
-    python benchmarks/frame_time.py                  measure, print a table, write frame_time.json
+    python benchmarks/frame_time.py                  measure, print a table, write frame_time.json and frame_time.svg
     python benchmarks/frame_time.py --write-readme   put the table of frame_time.json into README.md
 
 Three forms of the network: float, 8-bit weights and activations (`mse`), and one-bit (`rvm-react`). Speed does not
-depend on whether a form has been trained. ONNX Runtime may take its fastest way, merged integer kernels, which is not
-held to the reference's last place; the one-bit form, which it could only emulate, is measured for ours alone and set
-beside the float peers. Every run is one frame with the recurrent states carried on.
+depend on whether a form has been trained. Peers run the float form, ONNX Runtime the 8-bit form too: as its own tool
+quantizes the float network, and as we export ours. The one-bit form, which they could only emulate, is set beside
+their float. Every run is one frame with the recurrent states carried on.
 """
 
 import argparse
@@ -17,16 +17,17 @@ import platform
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 import mattecompress as mc
-from mattecompress.backends import load_backend
 from mattecompress.benchmark import Work, time_in_turn
 from mattecompress.cli.options import parse_size
 from mattecompress.data.clips import procedural_clip
@@ -37,12 +38,48 @@ from mattecompress.program import Program
 from mattecompress.stream import Run, Stream
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import peers
+
 MODEL = "rvm-mobilenetv3"
 PIPELINES = {"float": None, "w8a8": "mse{weights=8 activations=8}", "rvm-react": "rvm-react"}
-PACKAGES = ("torch", "onnxruntime", "apache-tvm")
+PACKAGES = ("torch", "onnxruntime", "openvino", "ncnn", "apache-tvm")
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
-BASELINE = "float, onnxruntime"
-THREADS = 1
+OURS = "ours"
+COLUMNS = ("form", "runner", "threads", "ms a frame", "frames/s", "ours is faster by")
+
+
+def run_ours(program: Program, threads: int) -> Run:
+    """Our compiled code."""
+    return compile_program(program, "tvm", threads=threads).run
+
+
+RUNNERS: dict[str, tuple[tuple[str, str], peers.Make]] = {
+    "ours": (("float", "float"), run_ours),
+    "onnxruntime": (("float", "float"), peers.onnxruntime),
+    "openvino": (("float", "float"), peers.openvino),
+    "ncnn": (("float", "float"), peers.ncnn),
+    "torch eager": (("float", "float"), peers.torch_eager),
+    "torch.compile": (("float", "float"), peers.torch_compile),
+    "ours, w8a8": (("w8a8", "w8a8"), run_ours),
+    "onnxruntime, int8": (("w8a8", "float"), peers.onnxruntime_int8),
+    "onnxruntime, our w8a8": (("w8a8", "w8a8"), peers.onnxruntime),
+    "ours, rvm-react": (("rvm-react", "rvm-react"), run_ours),
+}
+"""By name: the form that it is a runner of and the form that it is given, and what makes it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Milliseconds a frame of one runner."""
+
+    form: str
+    runner: str
+    threads: int
+    median_ms: float
+    best_ms: float
+    worst_ms: float
 
 
 def main() -> None:
@@ -55,8 +92,9 @@ def main() -> None:
             document = measure(options)
             with atomic_path(options.output) as temporary:
                 temporary.write_text(json.dumps(document, indent=1) + "\n")
+            plot(document, options.output.with_suffix(".svg"))
             print_table(document)
-            say(f"written to {options.output}")
+            say(f"written to {options.output} and {options.output.with_suffix('.svg')}")
     except (UserError, FileNotFoundError) as error:
         say(f"frame_time: {error}")
         sys.exit(2)
@@ -71,10 +109,8 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--size", type=parse_size, default=(288, 512), metavar="HxW", help="default: 288x512")
     parser.add_argument("--runs", type=int, default=30, help="runs of each, in turn; default: 30")
-    parser.add_argument("--forms", nargs="+", choices=PIPELINES, default=list(PIPELINES))
-    parser.add_argument(
-        "--torch-compile", action="store_true", help="also time torch.compile, which takes minutes"
-    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=list(RUNNERS), help="default: all")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).with_suffix(".json"), help="the JSON file"
     )
@@ -90,67 +126,57 @@ def say(message: str) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The document: machine, settings, and for each form and runner the milliseconds a frame."""
-    torch.set_num_threads(THREADS)
-    programs = make_programs(options.checkpoint, options.size, options.forms)
+    """The document: machine, settings, and for each runner and number of threads the milliseconds a frame."""
+    torch.set_num_threads(1)
+    programs = make_programs(options.checkpoint, options.size)
     frame = procedural_clip(7, 0, 1, *options.size).frames
-    works: dict[str, Work] = {}
-    for form, program in programs.items():
-        for runner, make in runners(form, options).items():
-            say(f"prepare {form}, {runner}")
-            works[f"{form}, {runner}"] = _work(program, make(program), frame)
-    say(f"time {len(works)} ways, {options.runs} runs each in turn")
-    times = time_in_turn(works, options.runs)
+    rows = [
+        row
+        for threads in options.threads
+        for row in _measure(programs, frame, options.runners, threads, options.runs)
+    ]
     return {
         "machine": machine(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "model": MODEL,
         "checkpoint": str(options.checkpoint or "shipped"),
         "size": list(options.size),
-        "threads": THREADS,
         "runs": options.runs,
         "weights_mib": {form: mc.inspect(program).totals.size_mib for form, program in programs.items()},
-        "frames": {name: summary(values) for name, values in times.items()},
+        "frames": list(map(asdict, rows)),
     }
 
 
-def make_programs(checkpoint: Path | None, size: tuple[int, int], forms: Sequence[str]) -> dict[str, Program]:
+def make_programs(checkpoint: Path | None, size: tuple[int, int]) -> dict[str, Program]:
     """Each form at `size`, (height, width)."""
     network = mc.capture(MODEL, checkpoint=checkpoint, size=size)
     clips = [procedural_clip(1000, 0, 4, *size).frames]
-    pipelines = {form: PIPELINES[form] for form in forms}
-    return {form: mc.opt(network, text, clips) if text else network for form, text in pipelines.items()}
+    return {form: mc.opt(network, text, clips) if text else network for form, text in PIPELINES.items()}
 
 
-def runners(form: str, options: argparse.Namespace) -> dict[str, Callable[[Program], Run]]:
-    """Who runs a form, by name; each makes a function from inputs to outputs."""
-
-    def onnxruntime(program: Program) -> Run:
-        return load_backend("onnx")(threads=THREADS, exact=False, verify=False).compile(program).run
-
-    def torch_compile(program: Program) -> Run:
-        compiled = torch.compile(program.graph_module)
-
-        @torch.no_grad()
-        def run(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-            values = compiled(*(inputs[name] for name in program.input_names))
-            return dict(zip(program.output_names, values, strict=True))
-
-        return run
-
-    made: dict[str, Callable[[Program], Run]] = {"ours": lambda p: compile_program(p, "tvm").run}
-    if form != "rvm-react":
-        made["onnxruntime"] = onnxruntime
-    if form == "float":
-        made["torch eager"] = lambda program: compile_program(program, "reference").run
-        if options.torch_compile:
-            made["torch.compile"] = torch_compile
-    return made
+def _measure(
+    programs: Mapping[str, Program], frame: torch.Tensor, names: Sequence[str], threads: int, runs: int
+) -> Iterator[Row]:
+    works: dict[str, Work] = {}
+    for name in names:
+        (_, given), make = RUNNERS[name]
+        say(f"prepare {name}, {threads} threads")
+        works[name] = _work(programs[given], make(programs[given], threads), frame)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{len(works)} runners in turn, {threads} threads", total=runs)
+        times = time_in_turn(works, runs, lambda done, _: progress.update(task, completed=done))
+    for name, values in times.items():
+        (form, _), _ = RUNNERS[name]
+        yield Row(form, name.partition(",")[0] if name.startswith(OURS) else name, threads, *_summary(values))
 
 
 def _work(program: Program, run: Run, frame: torch.Tensor) -> Work:
     stream = Stream(program, run)
     return lambda: stream(frame)
+
+
+def _summary(milliseconds: Sequence[float]) -> tuple[float, float, float]:
+    return statistics.median(milliseconds), min(milliseconds), max(milliseconds)
 
 
 def machine() -> dict[str, Any]:
@@ -162,36 +188,37 @@ def machine() -> dict[str, Any]:
     return {"cpu": name or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
-def summary(milliseconds: Sequence[float]) -> dict[str, float]:
-    """Median, best and worst."""
-    return {
-        "median_ms": statistics.median(milliseconds),
-        "best_ms": min(milliseconds),
-        "worst_ms": max(milliseconds),
-    }
+def versions() -> dict[str, str]:
+    """Of the packages that take part, where they are installed."""
+    installed = {str(package.name).lower() for package in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
 
 
 def table_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Form, runner, median, frames a second, and how many times faster than ONNX Runtime: float, and same form."""
-    frames = document["frames"]
-    rows = []
-    for name, times in frames.items():
-        form, _, runner = name.partition(", ")
-        median = times["median_ms"]
-        peers = (frames.get(BASELINE), frames.get(f"{form}, onnxruntime"))
-        ratios = [f"{peer['median_ms'] / median:.2f}x" if peer else "" for peer in peers]
-        rows.append((form, runner, f"{median:.1f}", f"{1e3 / median:.1f}", *ratios))
+    """Form, runner, threads, median, frames a second, and how much less time our code of the same form takes.
+
+    The one-bit form, which has no peer, is compared with everybody's float in lines of its own.
+    """
+    frames = [Row(**row) for row in document["frames"]]
+    ours = {(row.form, row.threads): row.median_ms for row in frames if row.runner == OURS}
+    rows = [_table_row(row, ours.get((row.form, row.threads))) for row in frames]
+    for row in frames:
+        if row.form == "float" and row.runner != OURS and ("rvm-react", row.threads) in ours:
+            rows.append(_table_row(row, ours["rvm-react", row.threads], "rvm-react", f"{row.runner}, float"))
     return rows
 
 
-COLUMNS = ("form", "runner", "ms a frame", "frames/s", "vs onnxruntime float", "vs onnxruntime same form")
+def _table_row(row: Row, ours: float | None, form: str = "", runner: str = "") -> tuple[str, ...]:
+    ratio = f"{row.median_ms / ours:.2f}x" if ours else ""
+    median, rate = f"{row.median_ms:.1f}", f"{1e3 / row.median_ms:.1f}"
+    return form or row.form, runner or row.runner, str(row.threads), median, rate, ratio
 
 
 def _title(document: Mapping[str, Any]) -> str:
     height, width = document["size"]
     return (
-        f"{document['model']} at {height}x{width}, {document['threads']} thread, medians of {document['runs']} runs "
-        f"in turn, {document['machine']['cpu']}"
+        f"{document['model']} at {height}x{width}, medians of {document['runs']} runs in turn, "
+        f"{document['machine']['cpu']}"
     )
 
 
@@ -205,11 +232,30 @@ def print_table(document: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def plot(document: Mapping[str, Any], path: Path) -> None:
+    """A bar for each runner, its colour the form's, as SVG."""
+    from matplotlib.figure import Figure
+
+    rows = [Row(**row) for row in document["frames"]]
+    colours = dict(zip(PIPELINES, ("#5b7db1", "#d98c3f", "#5a9367"), strict=True))
+    figure = Figure(figsize=(8, 0.3 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    labels = [f"{row.form}: {row.runner}, {row.threads} thr." for row in rows]
+    bars = axes.barh(labels, [row.median_ms for row in rows], color=[colours[row.form] for row in rows])
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms a frame")
+    axes.set_title(_title(document), fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
 def markdown(document: Mapping[str, Any]) -> str:
     """The table for the README."""
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    names = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     lines = [
-        f"{_title(document)}; {versions}:",
+        f"{_title(document)}; {names}:",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---|---|---:|---:|---:|---:|",
