@@ -9,6 +9,8 @@ from mattecompress.cli.options import ArgumentError, Frames, Json, ProgramPath, 
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mattecompress.program import Program
 
 ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
@@ -31,6 +33,22 @@ def count(program: "Program", target: str, json: bool) -> None:
         from mattecompress.cli.tables import print_frame_cost
 
         print_frame_cost(program, cost)
+
+
+def time_on_device(
+    programs: "Sequence[Program]", target: str, address: str, key: str | None, runs: int, json: bool
+) -> None:
+    """Print the time of a frame on a device, of one program or of one beside another."""
+    from mattecompress.device import time_remotely
+
+    timing = time_remotely(programs, target, address, key, runs)
+    if json:
+        print_json(timing.as_json())
+    else:
+        beside = "" if timing.reference_ms is None else f", the reference {timing.reference_ms:.1f} ms"
+        typer.echo(
+            f"{timing.ours_ms:.1f} ms{beside} on {target} at {address} (medians of {runs} runs in turn)"
+        )
 
 
 def evaluate(
@@ -81,16 +99,30 @@ def bench(
         str | None,
         typer.Option(help="Count instructions on this target under qemu instead.", metavar="TARGET"),
     ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option("--rpc", help="Time on the device whose TVM server listens there.", metavar="HOST:PORT"),
+    ] = None,
+    rpc_key: Annotated[
+        str | None, typer.Option(help="With --rpc: a tracker listens there and lends devices of this key.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="With --rpc: what processor the device has.")] = "host",
     json: Json = False,
 ) -> None:
-    """Time the compiled program on this machine beside a peer, run in turn; or count what it executes on another.
+    """Time the compiled program on this machine beside a peer, run in turn; or on a device; or count instructions.
 
     mattecompress bench w8a8.mcg --against onnxruntime --reference rvm.mcg --threads 1 --json
 
     mattecompress bench w8a8.mcg --emulate cortex-a76
+
+    mattecompress bench w8a8.mcg --rpc 192.168.0.7:9090 --target cortex-a76 --reference rvm.mcg
     """
     if emulate is not None:
         count(load_at(program, size), emulate, json)
+        return
+    if remote is not None:
+        paths = [program, *([reference] if reference else [])]
+        time_on_device([load_at(path, size) for path in paths], target, remote, rpc_key, runs, json)
         return
     import torch
 

@@ -211,6 +211,8 @@ def test_unknown_target_backend_form_and_peer(refused: Refused, tiny_file: str) 
     assert "unknown backend 'tvn'; did you mean tvm" in refused("eval", tiny_file, "--backend", "tvn")
     assert "did you mean torch" in refused("bench", tiny_file, "--against", "torhc")
     assert "one thread" in refused("bench", tiny_file, "--threads", "2")
+    assert "expected HOST:PORT" in refused("bench", tiny_file, "--rpc", "board")
+    assert "no RPC server at 127.0.0.1:1" in refused("bench", tiny_file, "--rpc", "127.0.0.1:1")
     assert "other than host" in refused("bench", tiny_file, "--emulate", "host")
     assert "did you mean cortex-a76" in refused("bench", tiny_file, "--emulate", "cortex-a7")
 

@@ -158,6 +158,12 @@ def compile_and_archive(
             shutil.copy(library, temporary)
 
 
+def shared_command(target: Target, linker: Linker) -> list[str]:
+    """The start of a command that makes a shared object for a program with a C library of its own."""
+    cc = [*linker.command, "cc", "-target", target.triple] if linker.kind == "zig" else linker.cc(target)
+    return [*cc, "-shared", "-fPIC"]
+
+
 def compile_plugin(
     source: Path, definitions: Mapping[str, object], target: Target, out: Path, linker: Linker
 ) -> None:
@@ -169,9 +175,8 @@ def compile_plugin(
         LinkError: the tool chain failed.
     """
     with _workplace(linker) as (_, environment):
-        cc = [*linker.command, "cc", "-target", target.triple] if linker.kind == "zig" else linker.cc(target)
         macros = [f"-D{name}={value}" for name, value in definitions.items()]
-        command = [*cc, *COMPILE_FLAGS, *macros, "-shared", "-fPIC", str(source), "-o", str(out)]
+        command = [*shared_command(target, linker), *COMPILE_FLAGS, *macros, str(source), "-o", str(out)]
         _run(command, environment, f"{linker.name} cannot compile {source.name}")
 
 
