@@ -4,24 +4,20 @@ The verbs of the command line, in Python: `capture`, `opt`, `inspect`, `compile`
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_VERBS = {
-    "capture": "mattecompress.api",
-    "compile": "mattecompress.api",
-    "inspect": "mattecompress.api",
-    "load": "mattecompress.api",
-    "opt": "mattecompress.api",
-    "save": "mattecompress.api",
-}
+if TYPE_CHECKING:
+    from mattecompress.api import capture, compile, inspect, load, opt, save
+
+__all__ = ["capture", "compile", "inspect", "load", "opt", "save"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a verb when it is first used, so that `import mattecompress` is instant."""
-    if name not in _VERBS:
+    if name not in __all__:
         raise AttributeError(f"module 'mattecompress' has no attribute '{name}'")
-    return getattr(importlib.import_module(_VERBS[name]), name)
+    return getattr(importlib.import_module("mattecompress.api"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_VERBS)
+    return sorted(__all__)
