@@ -169,7 +169,8 @@ RECIPES = {
     "rvm-small-more": Recipe(
         model="rvm-mobilenetv3",
         stages=(
-            Stage(1400, 2, 4, 144, 256, Rates(8e-4, 8e-4, 8e-4), fade=0.03),
+            Stage(1400, 8, 1, 144, 256, Rates(1e-3, 1e-3, 1e-3), fade=0.2),
+            Stage(360, 2, 4, 144, 256, Rates(4e-4, 4e-4, 4e-4), fade=0.05),
             Stage(60, 1, 8, 144, 256, Rates(5e-5, 5e-5, 5e-5), fade=0.2, freeze_norms=True),
         ),
         warmup=50,
