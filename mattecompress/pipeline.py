@@ -133,6 +133,7 @@ class Step:
 
 
 Hook = Callable[[Step], None]
+Announcement = Callable[[Pass, Program], None]
 
 
 @dataclass(frozen=True)
@@ -142,17 +143,24 @@ class Pipeline:
     passes: tuple[Pass, ...] = field(default=())
 
     def run(
-        self, program: Program, context: Context | None = None, after_each: Sequence[Hook] = ()
+        self,
+        program: Program,
+        context: Context | None = None,
+        after_each: Sequence[Hook] = (),
+        before_each: Sequence[Announcement] = (),
     ) -> Program:
         """Run all passes; each is recorded in the program's history, whether or not it changed anything.
 
         after_each: called after every pass with what it did: printing, timing, dumping.
+        before_each: called before every pass with the pass and the program that it is given.
 
         Raises:
             PreconditionError, PassError: with the passes that had run so far.
         """
         context = context or Context()
         for number, step in enumerate(self.passes, start=1):
+            for announce in before_each:
+                announce(step, program)
             start = time.perf_counter()
             try:
                 result = step(program, context)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mattecompress import container
 from mattecompress.errors import UserError
-from mattecompress.pipeline import Context, Hook, PassError, Pipeline
+from mattecompress.pipeline import Announcement, Context, Hook, PassError, Pipeline
 from mattecompress.program import Program
 
 
@@ -16,6 +16,7 @@ def run_with_reproducer(
     program: Program,
     context: Context,
     after_each: Sequence[Hook] = (),
+    before_each: Sequence[Announcement] = (),
     options: Sequence[str] = (),
 ) -> Program:
     """Run a pipeline; when a pass fails, save the program it was given and the command that fails again.
@@ -28,7 +29,8 @@ def run_with_reproducer(
     """
     last = [program]
     try:
-        return pipeline.run(program, context, [*after_each, lambda step: last.append(step.result.program)])
+        hooks = [*after_each, lambda step: last.append(step.result.program)]
+        return pipeline.run(program, context, hooks, before_each)
     except (UserError, OSError):
         raise
     except Exception as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from mattecompress.data.sources import frame_node
 from mattecompress.program import Program
 
 Run = Callable[..., dict[str, Tensor]]
@@ -14,6 +15,9 @@ class Stream:
     """Carries a program's recurrent states over any way of running it: the program itself or an artifact.
 
     run: takes every input and gives every output by name.
+
+    Raises:
+        FrameInputError: the program takes something else than one frame besides its states.
     """
 
     def __init__(self, program: Program, run: Run | None = None) -> None:
@@ -32,8 +36,7 @@ class Stream:
     @property
     def frame_name(self) -> str:
         """The one input that is no state."""
-        (name,) = [name for name in self.program.input_names if name not in self.states]
-        return name
+        return str(frame_node(self.program).target)
 
     @torch.no_grad()
     def __call__(self, frame: Tensor) -> dict[str, Tensor]:

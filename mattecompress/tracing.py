@@ -1,9 +1,10 @@
 """From an `nn.Module` to a float program: `torch.export`, then one value a node, no mutation, batch norms as modules."""
 
 import copy
+import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,7 @@ def _export(model: nn.Module, signature: Signature, options: dict[str, Any]) -> 
         {axis: evaluate_size(size, dims) for axis, size in enumerate(shape) if isinstance(size, str)}
         for shape in shapes
     )
-    parameters = _positional_names(model, len(arguments))
-    dynamic_by_name = dict(zip(parameters, dynamic, strict=True)) | dict.fromkeys(options)
+    dynamic_by_name = _by_parameter(model, dynamic) | dict.fromkeys(options)
     try:
         return torch.export.export(
             model, arguments, kwargs=options, dynamic_shapes=dynamic_by_name if symbols else None
@@ -79,12 +79,12 @@ def _export(model: nn.Module, signature: Signature, options: dict[str, Any]) -> 
         raise CaptureError(_blame(error)) from error
 
 
-def _positional_names(model: nn.Module, count: int) -> list[str]:
-    code = model.forward.__code__
-    names = code.co_varnames[1 : code.co_argcount]
-    if len(names) < count:
-        raise CaptureError(f"the network takes {len(names)} inputs, {count} shapes were given")
-    return list(names[:count])
+def _by_parameter(model: nn.Module, values: Sequence[Any]) -> dict[str, Any]:
+    """One value for each input, by the names of `forward`; those of a `*parameter` as a tuple."""
+    try:
+        return dict(inspect.signature(model.forward).bind_partial(*values).arguments)
+    except TypeError as error:
+        raise CaptureError(f"{len(values)} shapes were given, the network takes fewer inputs") from error
 
 
 def _blame(error: Exception) -> str:

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from mattecompress.data.sources import FrameInputError
 from mattecompress.program import Program
 from mattecompress.stream import Stream
 
@@ -34,3 +36,10 @@ def test_runs_what_it_is_given(tiny: Program) -> None:
     assert stream.frame_name == "src"
     stream(torch.rand(1, 3, 12, 16))
     assert seen == [["r1i", "src"]]
+
+
+def test_refuses_a_program_with_two_frames(tiny: Program) -> None:
+    stateless = tiny.clone()
+    stateless.states = ()
+    with pytest.raises(FrameInputError, match="it takes src, r1i"):
+        Stream(stateless)(torch.rand(1, 3, 12, 16))

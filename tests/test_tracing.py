@@ -108,3 +108,23 @@ def test_counts_what_a_checkpoint_left_out(tmp_path: Path) -> None:
     totals = cost(parse_pipeline("rvm-react").run(program)).totals
     assert cost(program).totals.model_parameters == 3_748_633
     assert totals.paper_size_mib > totals.size_mib
+
+
+class Sum(nn.Module):
+    """Takes as many inputs as it is given."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return sum(inputs[1:], inputs[0])
+
+
+def test_captures_any_number_of_inputs() -> None:
+    size = (1, 3, "2*h", 8)
+    program = capture(Sum(), Signature((("a", size), ("b", size)), ("out",)), "sum")
+    a, b = torch.rand(2, 1, 3, 6, 8)
+    assert torch.equal(program.run(a=a, b=b)["out"], a + b)
+
+
+def test_refuses_more_shapes_than_inputs() -> None:
+    size = (1, 3, 8, 8)
+    with pytest.raises(CaptureError, match="2 shapes were given, the network takes fewer inputs"):
+        capture(nn.ReLU(), Signature((("a", size), ("b", size)), ("out",)), "net")

@@ -28,7 +28,7 @@ from mattecompress.cli.running import load_at
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mattecompress.pipeline import Hook, Pipeline, Step
+    from mattecompress.pipeline import Announcement, Hook, Pass, Pipeline, Step
     from mattecompress.program import Program
 
 REFINERS = ("deep_guided_filter", "fast_guided_filter")
@@ -180,7 +180,8 @@ def opt(
     from mattecompress.reproducer import run_with_reproducer
 
     wanted = _until(parse_pipeline(pipeline), stop_after)
-    hooks = _hooks(print_before, print_after, timing, [step.name for step in wanted.passes])
+    names = [step.name for step in wanted.passes]
+    announcements, hooks = _announcements(print_before, names), _hooks(print_after, timing, names)
     if output:
         require_writable(output)
     given = container.load(program)
@@ -190,7 +191,7 @@ def opt(
         if calibration:
             context.clips = _calibration_clips(calibration, given, wanted, *counts)
             repeated = _calibration_options(calibration, *counts)
-        result = run_with_reproducer(wanted, given, context, hooks, repeated)
+        result = run_with_reproducer(wanted, given, context, hooks, announcements, repeated)
     if output:
         container.save(result, output, str(container.load_manifest(program)["input_sha256"]))
         say(f"{output}: {result.level.value}, {len(list(result.operations()))} nodes")
@@ -222,23 +223,33 @@ def _until(pipeline: "Pipeline", stop_after: str | None) -> "Pipeline":
     return type(pipeline)(pipeline.passes[: names.index(stop_after) + 1])
 
 
-def _check_pass(name: str, names: list[str]) -> None:
+def _check_pass(name: str | None, names: list[str]) -> None:
     from mattecompress.options import nearest
 
-    if name not in names:
+    if name is not None and name not in names:
         raise ArgumentError(f"no pass '{name}' in the pipeline{nearest(name, names)}")
 
 
-def _hooks(before: str | None, after: str | None, timing: bool, names: list[str]) -> "list[Hook]":
+def _announcements(before: str | None, names: list[str]) -> "list[Announcement]":
     from mattecompress.text import print_program
 
-    for name in filter(None, (before, after)):
-        _check_pass(name, [*names, "all"])
+    _check_pass(before, [*names, "all"])
+
+    def dump(step: "Pass", program: "Program") -> None:
+        if before in (step.name, "all"):
+            sys.stdout.write(f"// before {step}\n{print_program(program)}")
+
+    return [dump]
+
+
+def _hooks(after: str | None, timing: bool, names: list[str]) -> "list[Hook]":
+    from mattecompress.text import print_program
+
+    _check_pass(after, [*names, "all"])
 
     def dump(step: "Step") -> None:
-        for wanted, shown, word in ((before, step.before, "before"), (after, step.result.program, "after")):
-            if wanted in (step.step.name, "all"):
-                sys.stdout.write(f"// {word} {step.step}\n{print_program(shown)}")
+        if after in (step.step.name, "all"):
+            sys.stdout.write(f"// after {step.step}\n{print_program(step.result.program)}")
 
     def time(step: "Step") -> None:
         did = step.result.notes if step.result.modified else "changed nothing"

@@ -4,22 +4,33 @@ An encoder, LR-ASPP, a decoder with a convolutional GRU on half the channels of 
 frames processed at a reduced size. Parameter names and their order are those of the published checkpoints.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.errors import UserError
 from mattecompress.models.guided_filter import DeepGuidedFilter, FastGuidedFilter
 from mattecompress.models.mobilenetv3 import MobileNetV3
 from mattecompress.models.resnet50 import ResNet50
+from mattecompress.options import nearest
 
 Variant = Literal["mobilenetv3", "resnet50"]
 Refiner = Literal["deep_guided_filter", "fast_guided_filter"]
 
 HIDDEN = 16
+REFINERS: dict[str, Callable[[], nn.Module]] = {
+    "deep_guided_filter": lambda: DeepGuidedFilter(HIDDEN),
+    "fast_guided_filter": FastGuidedFilter,
+}
 ASPP_CHANNELS = {"mobilenetv3": 128, "resnet50": 256}
 DECODER_CHANNELS = {"mobilenetv3": (80, 40, 32), "resnet50": (128, 64, 32)}
+
+
+class RefinerError(UserError):
+    """No refiner has that name."""
 
 
 class RVM(nn.Module):
@@ -37,7 +48,9 @@ class RVM(nn.Module):
         self.decoder = RecurrentDecoder(features, DECODER_CHANNELS[variant])
         self.project_mat = Projection(HIDDEN, 4)
         self.project_seg = Projection(HIDDEN, 1)
-        self.refiner = DeepGuidedFilter(HIDDEN) if refiner == "deep_guided_filter" else FastGuidedFilter()
+        if refiner not in REFINERS:
+            raise RefinerError(f"no refiner is called '{refiner}'{nearest(refiner, REFINERS)}")
+        self.refiner = REFINERS[refiner]()
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mattecompress.data.sources import frame_node
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
 from mattecompress.program import Program
@@ -72,8 +73,7 @@ class ProgramNetwork:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.module = program.graph_module
-        states = {pair.input for pair in program.states}
-        (self.frame_name,) = [name for name in program.input_names if name not in states]
+        self.frame_name = str(frame_node(program).target)
 
     def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
         """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1.

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -19,6 +20,7 @@ from mattecompress.preparation import fix_size
 from mattecompress.program import Program
 
 Refused = Callable[..., str]
+Cli = Callable[..., Any]
 
 
 def test_unknown_verb_names_the_nearest(refused: Refused) -> None:
@@ -304,3 +306,10 @@ def test_training(refused: Refused, tmp_path: Path) -> None:
     assert "--device 'gpu': expected cpu" in refused("train", "-o", "out", "--device", "gpu")
     number = torch.cuda.device_count()
     assert f"cuda:{number}" in refused("train", "-o", "out", "--device", f"cuda:{number}")
+
+
+def test_the_program_before_a_pass_that_refuses_is_printed(cli: Cli, tiny_file: str) -> None:
+    outcome = cli("opt", tiny_file, "-p", "canonicalize,lower-binary,set-resolution{height=8 width=8}",
+                  "--print-before", "set-resolution")  # fmt: skip
+    assert outcome.code == 2 and "already fixed" in outcome.err
+    assert outcome.out.startswith("// before set-resolution{height=8 width=8}\nmatte 1\n")

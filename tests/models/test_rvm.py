@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mattecompress.models.rvm import RVM
+from mattecompress.models.rvm import RVM, RefinerError
 
 STATES = ("r1", "r2", "r3", "r4")
 CASES = [
@@ -135,3 +135,8 @@ def test_exports(ratio: float, first_frame: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_an_unknown_refiner_is_named() -> None:
+    with pytest.raises(RefinerError, match="no refiner is called 'fast'"):
+        RVM("mobilenetv3", "fast")  # type: ignore[arg-type]
