@@ -1,5 +1,6 @@
 """The training loop: stages of a recipe, checkpoints that resume exactly, a record of what was done."""
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def train(
                 world.wait()
         if run.state.step < recipe.steps:
             return None
-        return run.finish(out, name, held_out)
+        return run.finish(out, name, held_out, origin(checkpoint) if checkpoint else None)
 
 
 class Run:
@@ -142,7 +143,9 @@ class Run:
         self.state.seconds += time.monotonic() - start
         return total
 
-    def finish(self, out: Path, name: str, held_out: HeldOut) -> TrainingRecord:
+    def finish(
+        self, out: Path, name: str, held_out: HeldOut, begins_with: dict[str, Any] | None
+    ) -> TrainingRecord:
         """Save the weights, measure them as saved, write the record."""
         module = self.state.model
         if self.state.average:
@@ -168,6 +171,7 @@ class Run:
             "seconds": round(self.state.seconds),
             "held_out": scores,
             "losses": [round(loss, 5) for loss in self.state.losses],
+            "begins_with": begins_with,
         }
         if self.world.leads:
             with atomic_path(record) as temporary:
@@ -281,6 +285,20 @@ def build_network(recipe: Recipe, seed: int, checkpoint: Path | None) -> Network
     """The recipe's model with the checkpoint's weights, or with random ones from `seed`."""
     torch.manual_seed(seed)
     return RVMNetwork(build_model(recipe.model, checkpoint, untrained=checkpoint is None))
+
+
+def origin(checkpoint: Path) -> dict[str, Any]:
+    """What a record says of the weights that a run begins with: name, SHA-256, and their own record.
+
+    The record is looked for beside the weights, as `record.json` or under their name.
+    """
+    places = (checkpoint.with_name("record.json"), checkpoint.with_suffix(".json"))
+    record = next((place for place in places if place.is_file()), None)
+    return {
+        "file": checkpoint.name,
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "record": json.loads(record.read_text()) if record else None,
+    }
 
 
 def _part(name: str) -> str:

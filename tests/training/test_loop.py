@@ -1,5 +1,6 @@
 """The training loop on recipes of a few tiny steps."""
 
+import hashlib
 import json
 import os
 import signal
@@ -13,9 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from mattecompress.models import build_model
+from mattecompress.models import build_model, shipped_checkpoint
 from mattecompress.training.evaluation import HELD_OUT_SEED, HeldOut
-from mattecompress.training.loop import train
+from mattecompress.training.loop import origin, train
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
 from mattecompress.training.state import TrainingError
 
@@ -78,6 +79,18 @@ def test_result_is_a_checkpoint_with_a_record(whole_run) -> None:
     assert record["held_out"]["seed"] == HELD_OUT_SEED
     assert record["held_out"]["network"].keys() == {"mad", "mse", "dtssd"}
     assert record["recipe"]["stages"][2]["high"]["ratio"] == 0.5
+
+
+def test_a_record_tells_where_a_run_began(whole_run, tmp_path: Path) -> None:
+    began = origin(whole_run.weights)
+    assert began["file"] == "weights.safetensors"
+    assert began["sha256"] == hashlib.sha256(whole_run.weights.read_bytes()).hexdigest()
+    assert began["record"] == json.loads(whole_run.record.read_text())
+    assert began["record"]["begins_with"] is None
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(whole_run.weights.read_bytes())
+    assert origin(alone)["record"] is None
+    assert origin(shipped_checkpoint("rvm-mobilenetv3"))["record"]["held_out"]["seed"] == HELD_OUT_SEED
 
 
 def test_leaves_out_what_was_not_trained(whole_run) -> None:
