@@ -9,19 +9,20 @@
 #include <time.h>
 
 static const char USAGE[] =
-    "usage: " PROGRAM_NAME " INPUT OUTPUT [--frames N] [--repeat N] [--time] [--matrix bt601|bt709]\n"
-    "       " PROGRAM_NAME " --tensors INPUT OUTPUT\n"
+    "usage: " PROGRAM_NAME " INPUT OUTPUT [--frames N] [--repeat N] [--time] [--threads N] [--matrix bt601|bt709]\n"
+    "       " PROGRAM_NAME " --tensors INPUT OUTPUT [--threads N]\n"
     "INPUT    .y4m (8-bit 4:4:4, 4:2:0 or grey), .png, or .f32: raw float32 planes of RGB in 0..1\n"
     "OUTPUT   alpha as .y4m (grey), .png (one frame) or .f32\n"
     "--frames  stop after N frames\n"
     "--repeat  run over the input N times, for timing; only the first run is written\n"
+    "--threads compute with N threads; the result is the same\n"
     "--time    print the time of a frame as JSON\n"
     "--matrix  colours of Y4M input, bt601 unless given\n"
     "--tensors read all inputs of each frame, states among them, and write all outputs, as raw bytes\n";
 
 struct options {
   const char *input, *output;
-  unsigned long frames, repeat;
+  unsigned long frames, repeat, threads;
   int time, tensors;
   enum matrix matrix;
 };
@@ -40,15 +41,21 @@ static int read_count(const char *option, const char *text, unsigned long *count
 }
 
 static int read_options(int count, char **words, struct options *options) {
-  *options = (struct options){.frames = (unsigned long)-1, .repeat = 1};
+  *options = (struct options){.frames = (unsigned long)-1, .repeat = 1, .threads = 1};
   for (int i = 1; i < count; i++) {
     const char *word = words[i], *next = i + 1 < count ? words[i + 1] : NULL;
     if (!strcmp(word, "--time")) {
       options->time = 1;
     } else if (!strcmp(word, "--tensors")) {
       options->tensors = 1;
-    } else if (!strcmp(word, "--frames") || !strcmp(word, "--repeat")) {
-      if (read_count(word, next, word[2] == 'f' ? &options->frames : &options->repeat)) return -1;
+    } else if (!strcmp(word, "--frames")) {
+      if (read_count(word, next, &options->frames)) return -1;
+      i++;
+    } else if (!strcmp(word, "--repeat")) {
+      if (read_count(word, next, &options->repeat)) return -1;
+      i++;
+    } else if (!strcmp(word, "--threads")) {
+      if (read_count(word, next, &options->threads)) return -1;
       i++;
     } else if (!strcmp(word, "--matrix")) {
       if (!next || (strcmp(next, "bt601") && strcmp(next, "bt709"))) return complain("--matrix: give bt601 or bt709");
@@ -168,8 +175,8 @@ int main(int count, char **words) {
   if (read_options(count, words, &options)) return 2;
   if (!options.tensors && !PROGRAM_HAS_MEDIA)
     return complain("%s: this program takes no picture alone; use --tensors", options.input), 2;
-  PROGRAM(stream) *self = PROGRAM(create)();
-  if (!self) return complain("%zu bytes of memory are not to be had", PROGRAM(memory)), 2;
+  PROGRAM(stream) *self = PROGRAM(create_with_threads)((unsigned)options.threads);
+  if (!self) return complain("%zu bytes of memory and %lu threads are not to be had", PROGRAM(memory), options.threads), 2;
   int status = options.tensors ? run_tensors(self, &options) : run_media(self, &options);
   PROGRAM(destroy)(self);
   return status ? 2 : 0;

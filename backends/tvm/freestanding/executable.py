@@ -18,20 +18,23 @@ import tvm
 from torch import Tensor
 
 from mattecompress.backends.tvm.freestanding.library import (
+    CKernel,
     find_ports,
     identifier,
     write_driver,
     write_library,
 )
 from mattecompress.backends.tvm.freestanding.link import compile_and_archive, compile_and_link, find_linker
-from mattecompress.backends.tvm.freestanding.objects import KernelObject, compile_kernels
+from mattecompress.backends.tvm.freestanding.objects import KernelObject, compile_kernels, lower_to_loops
 from mattecompress.backends.tvm.freestanding.plan import Plan, TensorSpec, make_plan
+from mattecompress.backends.tvm.freestanding.reuse import reuse_memory
 from mattecompress.backends.tvm.freestanding.sequence import read_sequence
 from mattecompress.backends.tvm.targets import Target
 from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
 
 SECONDS = 3600
+OBJECT = "kernels.o"
 
 
 class ExecutableError(UserError):
@@ -75,22 +78,34 @@ class LibraryArtifact:
     target: Target
     plan: Plan
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files it consists of."""
+        return self.path, self.header
+
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Copy library and header into a folder and return their paths."""
-        return tuple(_copy(path, folder) for path in (self.path, self.header))
+        return tuple(_copy(path, folder) for path in self.paths)
 
 
 @dataclass(frozen=True)
 class ExecutableArtifact:
     """A program on disk.
 
-    plan: its memory, and its inputs and outputs in order; kernels: by name in C, the function each was made of.
+    plan: its memory, and its inputs and outputs in order; kernels: by name in C, what each was made of; threads: how
+    many it runs with.
     """
 
     path: Path
     target: Target
     plan: Plan
     kernels: Mapping[str, str]
+    threads: int = 1
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files it consists of."""
+        return (self.path,)
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, states among them, by name; through an emulator where the target needs one.
@@ -105,7 +120,7 @@ class ExecutableArtifact:
         with tempfile.TemporaryDirectory() as name:
             source, result = Path(name) / "inputs", Path(name) / "outputs"
             source.write_bytes(data)
-            self.execute("--tensors", str(source), str(result))
+            self.execute("--tensors", str(source), str(result), "--threads", str(self.threads))
             return _from_bytes(self.plan.outputs, result.read_bytes())
 
     def run_clip(self, frames: Tensor) -> Tensor:
@@ -121,7 +136,7 @@ class ExecutableArtifact:
         with tempfile.TemporaryDirectory() as name:
             source, result = Path(name) / "frames.f32", Path(name) / "alpha.f32"
             source.write_bytes(b"".join(_to_bytes(frame, one.unsqueeze(0)) for one in frames))
-            self.execute(str(source), str(result))
+            self.execute(str(source), str(result), "--threads", str(self.threads))
             values = np.frombuffer(result.read_bytes(), dtype=np.float32).copy()
         return torch.from_numpy(values).reshape(-1, *alpha.shape[1:])
 
@@ -168,12 +183,13 @@ def emit_executable(
     name: str,
     linker: str | None = None,
     symbols: bool = False,
+    threads: int = 1,
 ) -> ExecutableArtifact:
     """Compile a scheduled module and link it as the static program `folder/name`.
 
     module: its Relax `main` is a straight sequence of `call_tir` over scheduled PrimFuncs.
     linker: a C compiler to use, else the first that is found.
-    symbols: keep the names of the functions in the program, for tools.
+    symbols: keep the names of the functions in the program, for tools. threads: how many the artifact runs it with.
 
     Raises:
         PlanError: `main` is something else.
@@ -182,13 +198,10 @@ def emit_executable(
     """
     chain, c_name = find_linker(target, linker), identifier(name)
     with tempfile.TemporaryDirectory() as place:
-        plan, source, kernels = _prepare(module, interface, target, Path(place), c_name)
-        sources = [source, *write_driver(Path(place), c_name, name, find_ports(plan))]
-        kernels.write(Path(place) / "kernels.o")
-        compile_and_link(sources, [Path(place) / "kernels.o"], target, folder / name, chain, symbols)
-    return ExecutableArtifact(
-        folder / name, target, plan, {c: function for function, c in kernels.symbols.items()}
-    )
+        plan, sources, kernels = prepare(module, interface, target, Path(place), c_name)
+        sources += write_driver(Path(place), c_name, name, find_ports(plan))
+        compile_and_link(sources, [Path(place) / OBJECT], target, folder / name, chain, symbols)
+    return ExecutableArtifact(folder / name, target, plan, kernels.phases(), threads)
 
 
 def emit_library(
@@ -209,24 +222,34 @@ def emit_library(
     chain, c_name = find_linker(target, linker), identifier(name)
     path, header = folder / f"lib{name}.a", folder / f"{c_name}.h"
     with tempfile.TemporaryDirectory() as place:
-        plan, source, kernels = _prepare(module, interface, target, Path(place), c_name)
-        kernels.write(Path(place) / "kernels.o")
-        compile_and_archive([source], [Path(place) / "kernels.o"], target, path, chain)
+        plan, sources, _ = prepare(module, interface, target, Path(place), c_name)
+        compile_and_archive(sources, [Path(place) / OBJECT], target, path, chain)
         with atomic_path(header) as temporary:
             shutil.copy(Path(place) / f"{c_name}.h", temporary)
     return LibraryArtifact(path, header, target, plan)
 
 
-def _prepare(
+def prepare(
     module: tvm.IRModule, interface: Interface, target: Target, folder: Path, name: str
-) -> tuple[Plan, Path, KernelObject]:
-    """The plan, the library's source written into a folder, and the kernels."""
-    sequence = read_sequence(module, tuple(interface.input_names), tuple(interface.output_names))
-    kernels = compile_kernels(module, [call.function for call in sequence.calls], target, f"{name}_kernel")
+) -> tuple[Plan, list[Path], KernelObject]:
+    """The plan, and the library's sources and the kernels, written into a folder, these as `OBJECT`."""
     pairs = [(state.input, state.output) for state in interface.states]
-    plan = make_plan(sequence, pairs, kernels.scratch)
-    source = write_library(folder, name, target, plan, kernels.symbols)
-    return plan, source, kernels
+    sequence = read_sequence(module, tuple(interface.input_names), tuple(interface.output_names))
+    loops = lower_to_loops(module, [call.function for call in sequence.calls], target)
+    sequence, loops = reuse_memory(sequence, pairs, loops)
+    compiled = compile_kernels(loops, target, f"{name}_kernel")
+    shared = {function: kernel.shared for function, kernel in compiled.kernels.items()}
+    local = {function: kernel.local for function, kernel in compiled.kernels.items()}
+    plan = make_plan(sequence, pairs, shared, local)
+    phases = {
+        function: CKernel(
+            tuple(zip(compiled.symbols[function], (phase.extent for phase in kernel.phases), strict=True))
+        )
+        for function, kernel in compiled.kernels.items()
+    }
+    sources = write_library(folder, name, target, plan, phases)
+    compiled.write(folder / OBJECT)
+    return plan, sources, compiled
 
 
 def _copy(path: Path, folder: Path) -> Path:
@@ -237,7 +260,12 @@ def _copy(path: Path, folder: Path) -> Path:
     return result
 
 
-def _to_bytes(spec: TensorSpec, value: Tensor | None) -> bytes:
+def check_input(spec: TensorSpec, value: Tensor | None) -> Tensor:
+    """The value, dense and on the CPU.
+
+    Raises:
+        ExecutableError: it is missing, or has another shape or type than the program takes.
+    """
     if value is None:
         raise ExecutableError(f"input {spec.name} is missing")
     dtype = str(value.dtype).removeprefix("torch.")
@@ -245,7 +273,11 @@ def _to_bytes(spec: TensorSpec, value: Tensor | None) -> bytes:
         raise ExecutableError(
             f"input {spec.name} is {dtype} {tuple(value.shape)}, expected {spec.dtype} {spec.shape}"
         )
-    array: np.ndarray[Any, Any] = value.detach().cpu().contiguous().numpy()
+    return value.detach().cpu().contiguous()
+
+
+def _to_bytes(spec: TensorSpec, value: Tensor | None) -> bytes:
+    array: np.ndarray[Any, Any] = check_input(spec, value).numpy()
     return array.tobytes()
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,30 +78,50 @@ def find_ports(plan: Plan) -> Ports | None:
     return Ports(frames[0], (named or mattes)[0])
 
 
-def write_library(folder: Path, name: str, target: Target, plan: Plan, symbols: Mapping[str, str]) -> Path:
-    """Write `name.h`, `name.c` and the weights into a folder; return the source to compile.
+@dataclass(frozen=True)
+class CKernel:
+    """A kernel as C sees it: of each phase, its function and the iterations to divide among threads, or None."""
 
-    symbols: C name of each kernel.
-    """
+    phases: tuple[tuple[str, int | None], ...]
+
+
+def write_library(
+    folder: Path, name: str, target: Target, plan: Plan, kernels: Mapping[str, CKernel]
+) -> list[Path]:
+    """Write `name.h`, the C sources and the weights into a folder; return the sources to compile."""
     taken = {state.input for state in plan.states}, {state.output for state in plan.states}
     inputs = {spec.name for spec in plan.inputs}
+    conversions = [step for state in plan.states for step in (state.enter, state.leave)]
     values = {
         "name": name,
         "target": target.name,
         "inputs": [_argument(spec, i in taken[0]) for i, spec in enumerate(plan.inputs)],
         "outputs": [_argument(spec, i in taken[1], inputs) for i, spec in enumerate(plan.outputs)],
-        "states": plan.states,
+        "states": [
+            {
+                "input": state.input,
+                "output": state.output,
+                "offsets": state.offsets,
+                "bytes": state.bytes,
+                "enter": _statement(state.enter, kernels),
+                "leave": _statement(state.leave, kernels),
+            }
+            for state in plan.states
+        ],
         "output_offsets": plan.output_offsets,
         "arena_bytes": plan.arena_bytes,
-        "kernels": sorted({(symbols[s.function], len(s.arguments)) for s in plan.steps if s.function}),
-        "steps": [_statement(step, symbols) for step in plan.steps],
+        "local_bytes": plan.local_bytes,
+        "kernels": _declarations([*plan.steps, *conversions], kernels),
+        "steps": [_statement(step, kernels) for step in plan.steps],
         "digest": hashlib.sha256(plan.weights).hexdigest(),
         "file": f"{name}.weights",
     }
     (folder / f"{name}.weights").write_bytes(plan.weights)
-    for template, result in (("library.template.h", f"{name}.h"), ("library.template.c", f"{name}.c")):
-        (folder / result).write_text(_render(template, values))
-    return folder / f"{name}.c"
+    results = {"library": "", "stream": "_stream", "threads": "_threads"}
+    for template in sorted(HERE.glob("*.template.[ch]")):
+        stem, _, suffix = template.name.split(".")
+        (folder / f"{name}{results[stem]}.{suffix}").write_text(_render(template.name, values))
+    return [folder / f"{name}.c", folder / f"{name}_threads.c"]
 
 
 def write_driver(folder: Path, name: str, title: str, ports: Ports | None) -> list[Path]:
@@ -140,12 +160,32 @@ def _argument(spec: TensorSpec, state: bool, others: Collection[str] = ()) -> _A
     )
 
 
-def _statement(step: Step, symbols: Mapping[str, str]) -> str:
-    arguments = [_expression(place) for place in step.arguments]
-    if step.function:
-        return f"{symbols[step.function]}({', '.join(arguments)})"
-    source, result = arguments
-    return f"memcpy({result}, {source}, {step.bytes}u)"
+def _declarations(steps: Sequence[Step], kernels: Mapping[str, CKernel]) -> list[tuple[str, int, bool]]:
+    """Of every function that is called: its name, how many tensors it takes, and whether it runs a range."""
+    return sorted(
+        {
+            (symbol, len(step.arguments), extent is not None)
+            for step in steps
+            if step.function
+            for symbol, extent in kernels[step.function].phases
+        }
+    )
+
+
+def _statement(step: Step, kernels: Mapping[str, CKernel]) -> str:
+    """The C that does a step, without its last semicolon."""
+    arguments = ", ".join(_expression(place) for place in step.arguments)
+    if not step.function:
+        source, result = map(_expression, step.arguments)
+        return f"memcpy({result}, {source}, {step.bytes}u)"
+    local = _expression(step.local) if step.local else "NULL"
+    calls = [
+        f"{symbol}({arguments})"
+        if extent is None
+        else f"divide(pool, part_of_{symbol}, (void *const[]){{{arguments}}}, {local}, {extent})"
+        for symbol, extent in kernels[step.function].phases
+    ]
+    return ";\n  ".join(calls)
 
 
 def _expression(place: Place) -> str:

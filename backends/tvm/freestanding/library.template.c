@@ -1,10 +1,10 @@
 /* {{ name }}: made by mattecompress for {{ target }}. */
-#include "{{ name }}.h"
+#include "{{ name }}_stream.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define BYTES {{ arena_bytes }}u
+#define BYTES {{ name | upper }}_ARENA_BYTES
 
 /* SHA-256 {{ digest }} */
 __asm__(
@@ -15,15 +15,18 @@ __asm__(
 #endif
 );
 extern const unsigned char {{ name }}_weights[] __attribute__((visibility("hidden")));
-{% for symbol, count in kernels %}
-void {{ symbol }}({{ (["void *"] * count) | join(", ") }});
+{% for symbol, count, divided in kernels %}
+void {{ symbol }}({{ (["void *"] * count + (["void *", "int32_t", "int32_t"] if divided else [])) | join(", ") }});
+{%- endfor %}
+{% for symbol, count, divided in kernels if divided %}
+static void part_of_{{ symbol }}(void *const *p, unsigned char *local, int32_t begin, int32_t end) {
+  {{ symbol }}({% for index in range(count) %}p[{{ index }}], {% endfor %}local, begin, end);
+}
 {%- endfor %}
 
-struct {{ name }}_stream {
-  void *block;
-  unsigned char *arena; /* in the block, at a multiple of 64 bytes */
-  unsigned phase;       /* which of its two slots holds a state */
-};
+static inline void divide({{ name }}_pool *pool, {{ name }}_task *task, void *const *arguments, unsigned char *local, int32_t extent) {
+  pool ? pool->divide(pool, task, arguments, local, extent) : task(arguments, local, 0, extent);
+}
 {% for kind, tensors in (("inputs", inputs), ("outputs", outputs)) %}
 const {{ name }}_tensor {{ name }}_{{ kind }}[] = {
 {%- for tensor in tensors %}
@@ -43,6 +46,7 @@ const size_t {{ name }}_memory = BYTES + 63 + sizeof({{ name }}_stream);
     return NULL;
   }
   self->arena = (unsigned char *)self->block + (64 - (uintptr_t)self->block % 64) % 64;
+  self->pool = NULL;
   {{ name }}_reset(self);
   return self;
 }
@@ -55,21 +59,29 @@ void {{ name }}_reset({{ name }}_stream *self) {
 }
 
 void {{ name }}_destroy({{ name }}_stream *self) {
-  if (self) free(self->block);
+  if (!self) return;
+  if (self->pool) self->pool->destroy(self->pool);
+  free(self->block);
   free(self);
 }
 
 /* The places: a = arena, w = weights, in and out = the caller's pointers, old and new = slots of the states. */
-static void frame(unsigned char *a, const void *const *in, void *const *out, unsigned phase) {
+static void frame({{ name }}_pool *pool, unsigned char *a, const void *const *in, void *const *out, unsigned phase) {
   unsigned char *const w = (unsigned char *){{ name }}_weights;
 {%- for state in states %}
   unsigned char *const old{{ loop.index0 }} = a + (phase ? {{ state.offsets[1] }}u : {{ state.offsets[0] }}u);
   unsigned char *const new{{ loop.index0 }} = a + (phase ? {{ state.offsets[0] }}u : {{ state.offsets[1] }}u);
   (void)old{{ loop.index0 }}, (void)new{{ loop.index0 }};
 {%- endfor %}
-  (void)a, (void)in, (void)out, (void)w, (void)phase;
+  (void)pool, (void)a, (void)in, (void)out, (void)w, (void)phase;
+{%- for state in states %}
+  if (in[{{ state.input }}]) {{ state.enter }};
+{%- endfor %}
 {%- for step in steps %}
   {{ step }};
+{%- endfor %}
+{%- for state in states %}
+  if (out[{{ state.output }}]) {{ state.leave }};
 {%- endfor %}
 }
 
@@ -80,17 +92,9 @@ void {{ name }}_run({{ name }}_stream *self, const void *const *inputs, void *co
 {%- endfor %}
   };
   for (size_t i = 0; i < {{ outputs | length }}; i++)
-    if (outputs[i] && !{{ name }}_outputs[i].state) out[i] = outputs[i];
-{%- for state in states %}
-  if (inputs[{{ state.input }}])
-    memcpy(self->arena + (self->phase ? {{ state.offsets[1] }}u : {{ state.offsets[0] }}u), inputs[{{ state.input }}], {{ state.bytes }}u);
-{%- endfor %}
-  frame(self->arena, inputs, out, self->phase);
+    if (outputs[i]) out[i] = outputs[i];
+  frame(self->pool, self->arena, inputs, out, self->phase);
   self->phase ^= 1;
-{%- for state in states %}
-  if (outputs[{{ state.output }}])
-    memcpy(outputs[{{ state.output }}], self->arena + (self->phase ? {{ state.offsets[1] }}u : {{ state.offsets[0] }}u), {{ state.bytes }}u);
-{%- endfor %}
 }
 
 void {{ name }}_process_frame({{ name }}_stream *self

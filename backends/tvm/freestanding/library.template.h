@@ -17,11 +17,19 @@
 extern "C" {
 #endif
 
+/* Working memory of a stream, and what each thread after its first one needs besides, in bytes. */
+#define {{ name | upper }}_ARENA_BYTES {{ arena_bytes }}u
+#define {{ name | upper }}_THREAD_BYTES {{ local_bytes }}u
+
 /* One stream of frames: working memory and recurrent states. Different streams may run in different threads. */
 typedef struct {{ name }}_stream {{ name }}_stream;
 
 /* A stream with zero states, or NULL when memory is short; it takes {{ name }}_memory bytes. */
 {{ name }}_stream *{{ name }}_create(void);
+
+/* The same with a pool of POSIX threads, the caller's among them, that share the work of each frame; at most 256. The
+ * results are the same bits. NULL also when a thread cannot be made. */
+{{ name }}_stream *{{ name }}_create_with_threads(unsigned threads);
 
 /* Compute one frame; the states move on. An output may be NULL; pointers must not overlap. */
 void {{ name }}_process_frame({{ name }}_stream *self
@@ -31,7 +39,7 @@ void {{ name }}_process_frame({{ name }}_stream *self
 /* Forget the past: zero states. */
 void {{ name }}_reset({{ name }}_stream *self);
 
-/* Free a stream; NULL is allowed. */
+/* End a stream's threads and free it; NULL is allowed. */
 void {{ name }}_destroy({{ name }}_stream *self);
 
 /* For tools: every input and output, states among them. */

@@ -133,7 +133,15 @@ def compile_and_link(
         compiled = _compile(sources, target, linker, folder, environment)
         program = folder / "program"
         files = [*map(str, compiled), *(str(path.resolve()) for path in objects)]
-        command = [*linker.cc(target), *files, *linker.link_flags(target, symbols), "-lm", "-o", str(program)]
+        command = [
+            *linker.cc(target),
+            *files,
+            *linker.link_flags(target, symbols),
+            "-lm",
+            "-lpthread",
+            "-o",
+            str(program),
+        ]
         _run(command, environment, f"{linker.name} cannot link {out.name} for {target.name}")
         with atomic_path(out) as temporary:
             shutil.copy(program, temporary)
@@ -162,6 +170,28 @@ def shared_command(target: Target, linker: Linker) -> list[str]:
     """The start of a command that makes a shared object for a program with a C library of its own."""
     cc = [*linker.command, "cc", "-target", target.triple] if linker.kind == "zig" else linker.cc(target)
     return [*cc, "-shared", "-fPIC"]
+
+
+def compile_and_share(
+    sources: Sequence[Path], objects: Sequence[Path], target: Target, out: Path, linker: Linker
+) -> None:
+    """Compile C sources, which lie in one folder, and link them with objects as the shared object `out`.
+
+    Raises:
+        LinkError: the tool chain failed.
+    """
+    with _workplace(linker) as (_, environment):
+        files = [*(path.name for path in sources), *(str(path.resolve()) for path in objects)]
+        command = [
+            *shared_command(target, linker),
+            *COMPILE_FLAGS,
+            *files,
+            "-lm",
+            "-lpthread",
+            "-o",
+            str(out),
+        ]
+        _run(command, environment, f"{linker.name} cannot link {out.name}", sources[0].parent)
 
 
 def compile_plugin(

@@ -15,58 +15,41 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.target import codegen
 
-from mattecompress.backends.tvm.freestanding.plan import ITEM_BYTES, PlanError, align
+from mattecompress.backends.tvm.freestanding.phases import Kernel, cut_phases
+from mattecompress.backends.tvm.parallel import divide_loops
 from mattecompress.backends.tvm.targets import Target
-
-STACK_BYTES = {"global": 1024, "local": 65536}
 
 
 @dataclass(frozen=True)
 class KernelObject:
-    """Compiled kernels. symbols: by function, the C name; scratch: by function, bytes of working memory, if any."""
+    """Compiled kernels, by function; symbols: the C names of their phases."""
 
     module: Any
-    symbols: Mapping[str, str]
-    scratch: Mapping[str, int]
+    kernels: Mapping[str, Kernel]
+    symbols: Mapping[str, tuple[str, ...]]
+
+    def phases(self) -> dict[str, str]:
+        """Of each phase, by its C name: the function it was made of, and its number from the second on."""
+        return {
+            symbol: f"{name} phase {number}" if number else name
+            for name, symbols in self.symbols.items()
+            for number, symbol in enumerate(symbols)
+        }
 
     def write(self, path: Path) -> None:
         """Write the object file."""
         self.module.write_to_file(str(path))
 
 
-def compile_kernels(
-    module: tvm.IRModule, functions: Iterable[str], target: Target, prefix: str
-) -> KernelObject:
-    """Compile the named PrimFuncs of a module; C names are `prefix_function`.
-
-    Parallel loops run serially. Float arithmetic is not relaxed.
-
-    Raises:
-        PlanError: a kernel allocates memory of a size unknown until it runs.
-    """
-    kernels = {str(variable.name_hint): function for variable, function in module.functions_items()}
-    names = sorted(set(functions))
-    lowered = _lower({name: kernels[name] for name in names}, target.tvm())
-    symbols, scratch, ready = {}, {}, {}
-    for name in names:
-        symbols[name] = f"{prefix}_{name}"
-        function, size = _hoist_scratch(_with_pointers(lowered[name]), name)
-        ready[symbols[name]] = function.with_attr("global_symbol", symbols[name])
-        if size:
-            scratch[name] = size
-    final = tirx.transform.LowerIntrin()(tvm.IRModule(ready))
-    if target.fused:
-        final = tvm.IRModule(
-            {name: _with_fused_products(function) for name, function in final.functions_items()}
-        )
-    built = tvm.get_global_func("target.build.llvm")(final, target.tvm())
-    return KernelObject(built, symbols, scratch)
-
-
-def _lower(kernels: Mapping[str, tirx.PrimFunc], target: Any) -> tvm.IRModule:
-    serial = {name: _without_parallel_loops(function) for name, function in kernels.items()}
+def lower_to_loops(
+    module: tvm.IRModule, functions: Iterable[str], target: Target
+) -> dict[str, tirx.PrimFunc]:
+    """The named PrimFuncs of a module without blocks, as plain loops over buffers of their shape."""
+    given = {str(variable.name_hint): function for variable, function in module.functions_items()}
+    chosen = {name: given[name] for name in sorted(set(functions))}
+    wanted = target.tvm()
     passes = (
-        tirx.transform.BindTarget(target.with_host(target)),
+        tirx.transform.BindTarget(wanted.with_host(wanted)),
         s_tir.transform.CanonicalizeLoop(),
         s_tir.transform.LowerInitBlock(),
         s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
@@ -76,6 +59,43 @@ def _lower(kernels: Mapping[str, tirx.PrimFunc], target: Any) -> tvm.IRModule:
         s_tir.transform.StmtSimplify(),
         s_tir.transform.AnnotateIrregularLoop(),
         s_tir.transform.LowerOpaqueBlock(),
+    )
+    loops = tvm.ir.transform.Sequential(passes)(tvm.IRModule(chosen))
+    return {str(variable.name_hint): function for variable, function in loops.functions_items()}
+
+
+def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target, prefix: str) -> KernelObject:
+    """Compile functions of plain loops; C names are `prefix_function`, and `prefix_function_phaseN` from N = 1 on.
+
+    Float arithmetic is not relaxed.
+
+    Raises:
+        PlanError: a kernel allocates memory of a size unknown until it runs.
+    """
+    lowered = _lower({name: divide_loops(functions[name]) for name in sorted(functions)})
+    kernels = {name: cut_phases(lowered[name], name) for name in sorted(functions)}
+    symbols = {name: _symbols(f"{prefix}_{name}", len(kernel.phases)) for name, kernel in kernels.items()}
+    ready = {
+        symbol: phase.function.with_attr("global_symbol", symbol)
+        for name, kernel in kernels.items()
+        for symbol, phase in zip(symbols[name], kernel.phases, strict=True)
+    }
+    final = tirx.transform.LowerIntrin()(tvm.IRModule(ready))
+    if target.fused:
+        final = tvm.IRModule(
+            {name: _with_fused_products(function) for name, function in final.functions_items()}
+        )
+    built = tvm.get_global_func("target.build.llvm")(final, target.tvm())
+    return KernelObject(built, kernels, symbols)
+
+
+def _symbols(name: str, phases: int) -> tuple[str, ...]:
+    return (name, *(f"{name}_phase{number}" for number in range(1, phases)))
+
+
+def _lower(functions: Mapping[str, tirx.PrimFunc]) -> tvm.IRModule:
+    """The functions over flat buffers, in scalars and vectors."""
+    passes = (
         tirx.transform.FlattenBuffer(),
         tirx.transform.NarrowDataType(32),
         s_tir.transform.LoopPartition(),
@@ -89,26 +109,7 @@ def _lower(kernels: Mapping[str, tirx.PrimFunc], target: Any) -> tvm.IRModule:
         s_tir.transform.RewriteUnsafeSelect(),
         tirx.transform.CommonSubexprElim(),
     )
-    return tvm.ir.transform.Sequential(passes)(tvm.IRModule(serial))
-
-
-def _without_parallel_loops(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    def serial(loop: tirx.For) -> tirx.For:
-        if loop.kind != tirx.ForKind.PARALLEL:
-            return loop
-        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
-
-    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, serial)))
-
-
-def _with_pointers(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """The same function over bare pointers instead of buffers."""
-    pointers = [
-        tirx.Var(buffer.name, tvm.ir.PointerType(buffer.ty.dtype, "global")) for buffer in function.params
-    ]
-    bound = [tirx.DeclBuffer(b, data=p) for b, p in zip(function.params, pointers, strict=True)]
-    body = tirx.SeqStmt([*bound, function.body])
-    return tirx.PrimFunc(pointers, body, None, function.attrs)
+    return tvm.ir.transform.Sequential(passes)(tvm.IRModule(dict(functions)))
 
 
 def _with_fused_products(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -121,38 +122,3 @@ def _with_fused_products(function: tirx.PrimFunc) -> tirx.PrimFunc:
         return tirx.call_intrin(call.ty, call.op, tirx.const(certain, "uint32"), *call.args[1:])
 
     return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, fuse)))
-
-
-def _hoist_scratch(function: tirx.PrimFunc, name: str) -> tuple[tirx.PrimFunc, int]:
-    """Move allocations too large for the stack into a last argument, if there are any; also their total bytes."""
-    scratch = tirx.Var("scratch", tvm.ir.PointerType(tvm.ir.PrimType("uint8"), "global"))
-    used = 0
-
-    def hoist(statement: tirx.AllocBuffer) -> Any:
-        nonlocal used
-        buffer = statement.buffer
-        size = _bytes(buffer, name)
-        if size <= STACK_BYTES[buffer.scope()]:
-            return statement
-        start = tirx.call_intrin(
-            scratch.ty, "tirx.handle_add_byte_offset", scratch, tirx.const(used, "int32")
-        )
-        used += align(size)
-        pointer = tirx.call_intrin(tvm.ir.PointerType(buffer.ty.dtype, "global"), "tirx.reinterpret", start)
-        return tirx.DeclBuffer(buffer, data=pointer)
-
-    body = tvm_ffi.structural_map(function.body, (tirx.AllocBuffer, hoist))
-    if not used:
-        return function, 0
-    return tirx.PrimFunc([*function.params, scratch], body, None, function.attrs), used
-
-
-def _bytes(buffer: Any, name: str) -> int:
-    item, _, lanes = str(buffer.dtype).partition("x")
-    try:
-        total = ITEM_BYTES[item] * int(lanes or 1)
-        for extent in buffer.shape:
-            total *= int(extent)
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"kernel {name}: cannot tell the size of {buffer.name}, {buffer.dtype}") from error
-    return total

@@ -1,17 +1,16 @@
 """The static memory plan: every tensor of one frame at a fixed offset of one arena, before anything runs.
 
-Tensors live from the call that writes them to the last call that reads them; tensors that never live together may
-share bytes. Placement is greedy (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference",
-2020, section 4.3): large tensors first, each into the smallest gap that holds it.
+Tensors live from the call that writes them to the last call that reads them. A result may take the place of an input, a state is overwritten where that is read in time and else alternates between
+two places, and a tensor of the caller's is read and written where the caller has it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mattecompress.backends.tvm.freestanding.arena import ALIGNMENT, Lifetime, allocate
 from mattecompress.errors import UserError
 
-ALIGNMENT = 64
 ITEM_BYTES = {
     "bool": 1,
     "int8": 1,
@@ -48,11 +47,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call: the function's name and the storages it reads and writes, in argument order."""
+    """One kernel call: the function's name and the storages it reads and writes, in argument order.
+
+    over: a storage it reads and one it writes that are one memory.
+    """
 
     function: str
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    over: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class CallSequence:
     """A straight sequence of kernel calls over numbered storages.
 
     sizes: bytes of each storage. inputs, outputs: the program's tensors, with the storage of each. constants: the
-    bytes of the storages that hold weights. Storages that are neither are written by exactly one call.
+    bytes of the storages that hold weights. held: for an input that is a state, the calls before and after a frame that
+    bring it into the layout in which it is kept and back. Storages that are neither are written by exactly one call.
     """
 
     sizes: tuple[int, ...]
@@ -68,6 +72,7 @@ class CallSequence:
     inputs: tuple[tuple[TensorSpec, int], ...]
     outputs: tuple[tuple[TensorSpec, int], ...]
     constants: Mapping[int, bytes]
+    held: Mapping[str, tuple[Call, Call]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,21 +89,30 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call with its arguments' places, scratch last; or a copy of `bytes`, when function is empty."""
+    """One kernel call with its arguments' places, scratch last; or a copy of `bytes`, when function is empty.
+
+    local: the scratch of the first thread, where threads need some each.
+    """
 
     function: str
     arguments: tuple[Place, ...]
     bytes: int = 0
+    local: Place | None = None
 
 
 @dataclass(frozen=True)
 class StateSlots:
-    """The two offsets that a state alternates between; they are one where a frame may overwrite its input."""
+    """The two offsets that a state alternates between; they are one where a frame may overwrite its input.
+
+    enter: puts a state that the caller gives where the frame reads it. leave: hands out the new one.
+    """
 
     input: int
     output: int
     offsets: tuple[int, int]
     bytes: int
+    enter: Step
+    leave: Step
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,7 @@ class Plan:
 
     states: by pair, with the indices of its input and output. output_offsets: arena offset of each output for
     callers who do not want it, None for a state. weights: the constants, each at a multiple of 64 bytes.
+    local_bytes: working memory that every further thread needs besides the arena.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -116,6 +131,7 @@ class Plan:
     output_offsets: tuple[int | None, ...]
     weights: bytes = field(repr=False)
     arena_bytes: int
+    local_bytes: int = 0
 
     @property
     def arena_megabytes(self) -> float:
@@ -123,114 +139,84 @@ class Plan:
         return self.arena_bytes / 1e6
 
 
-@dataclass(frozen=True)
-class Lifetime:
-    """A number of bytes that is in use from step `first` to step `last`, both included."""
-
-    bytes: int
-    first: int
-    last: int
-
-    def meets(self, other: "Lifetime") -> bool:
-        """Whether both are in use at some step."""
-        return self.first <= other.last and other.first <= self.last
-
-
-def align(size: int) -> int:
-    """The next multiple of 64."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def allocate(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
-    """An offset for each lifetime, and the size of the arena; of two greedy orders, the smaller."""
-    orders: tuple[Callable[[int], tuple[int, ...]], ...] = (
-        lambda i: (-lifetimes[i].bytes, lifetimes[i].first, i),
-        lambda i: (lifetimes[i].first - lifetimes[i].last, -lifetimes[i].bytes, i),
-    )
-    plans = [_place_in_order(lifetimes, sorted(range(len(lifetimes)), key=order)) for order in orders]
-    return min(plans, key=lambda plan: plan[1])
-
-
-def _place_in_order(lifetimes: Sequence[Lifetime], order: Sequence[int]) -> tuple[list[int], int]:
-    offsets = [0] * len(lifetimes)
-    placed: list[int] = []
-    total = 0
-    for index in order:
-        size = align(lifetimes[index].bytes)
-        busy = sorted(
-            (offsets[other], align(lifetimes[other].bytes))
-            for other in placed
-            if lifetimes[other].meets(lifetimes[index])
-        )
-        offsets[index] = _best_gap(busy, size)
-        placed.append(index)
-        total = max(total, offsets[index] + size)
-    return offsets, total
-
-
-def _best_gap(busy: Sequence[tuple[int, int]], size: int) -> int:
-    """Where `size` bytes fit most tightly between sorted (offset, size) blocks; after them if nowhere."""
-    best, best_gap, end = -1, 0, 0
-    for offset, length in busy:
-        gap = offset - end
-        if gap >= size and (best < 0 or gap < best_gap):
-            best, best_gap = end, gap
-        end = max(end, offset + length)
-    return end if best < 0 else best
-
-
 def make_plan(
-    sequence: CallSequence, states: Sequence[tuple[str, str]] = (), scratch: Mapping[str, int] | None = None
+    sequence: CallSequence,
+    states: Sequence[tuple[str, str]] = (),
+    scratch: Mapping[str, int] | None = None,
+    local: Mapping[str, int] | None = None,
 ) -> Plan:
     """Plan one frame of a sequence.
 
-    states: pairs of (input name, output name). scratch: bytes of working memory by function, for those that
-    take a last argument of their own for it.
+    states: pairs of (input name, output name). scratch, local: bytes of working memory by function, of all threads
+    together, for those that take a last argument of their own for it, and of each thread.
 
     Raises:
         PlanError: a state whose ends are missing or differ in size.
     """
-    return _Planner(sequence, states, scratch or {}).plan()
+    return _Planner(sequence, states, scratch or {}, local or {}).plan()
+
+
+def state_ends(sequence: CallSequence, states: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Of each state, given by its names, the indices of its input and its output.
+
+    Raises:
+        PlanError: one is missing, or they differ in shape or type.
+    """
+    inputs, outputs = ([spec for spec, _ in ends] for ends in (sequence.inputs, sequence.outputs))
+    names_in, names_out = [spec.name for spec in inputs], [spec.name for spec in outputs]
+    pairs = []
+    for source, result in states:
+        if source not in names_in or result not in names_out:
+            raise PlanError(f"state {source}<-{result}: the program has no such input and output")
+        i, o = names_in.index(source), names_out.index(result)
+        if (inputs[i].shape, inputs[i].dtype) != (outputs[o].shape, outputs[o].dtype):
+            raise PlanError(f"state {source}<-{result}: its input is {inputs[i]}, its output {outputs[o]}")
+        pairs.append((i, o))
+    return pairs
 
 
 class _Planner:
     """The one computation of `make_plan`: roles of storages, then lifetimes, then offsets, then steps."""
 
     def __init__(
-        self, sequence: CallSequence, states: Sequence[tuple[str, str]], scratch: Mapping[str, int]
+        self,
+        sequence: CallSequence,
+        states: Sequence[tuple[str, str]],
+        scratch: Mapping[str, int],
+        local: Mapping[str, int],
     ) -> None:
-        self.sequence, self.scratch = sequence, scratch
+        self.sequence, self.scratch, self.local = sequence, scratch, local
         self.inputs = tuple(spec for spec, _ in sequence.inputs)
         self.outputs = tuple(spec for spec, _ in sequence.outputs)
-        self.pairs = [self._pair(*names) for names in states]
+        self.pairs = state_ends(sequence, states)
         self.end = len(sequence.calls)
         self.written = {s: step for step, call in enumerate(sequence.calls) for s in call.writes}
         self.places: dict[int, Place] = {}
         self.copies: list[tuple[int, Place]] = []
+        self.olds, self.news = ([self._ends(*pair)[end] for pair in self.pairs] for end in (0, 1))
         self._give_roles()
         self.last_read = self._last_reads()
 
-    def _pair(self, source: str, result: str) -> tuple[int, int]:
-        names_in, names_out = [s.name for s in self.inputs], [s.name for s in self.outputs]
-        if source not in names_in or result not in names_out:
-            raise PlanError(f"state {source}<-{result}: the program has no such input and output")
-        i, o = names_in.index(source), names_out.index(result)
-        if (self.inputs[i].shape, self.inputs[i].dtype) != (self.outputs[o].shape, self.outputs[o].dtype):
-            raise PlanError(
-                f"state {source}<-{result}: its input is {self.inputs[i]}, its output {self.outputs[o]}"
-            )
-        return i, o
+    def _ends(self, source: int, result: int) -> tuple[int, int]:
+        """The storages of a state before and after the frame, as kernels see it."""
+        held = self.sequence.held.get(self.inputs[source].name)
+        if held:
+            return held[0].writes[0], held[1].reads[0]
+        return self.sequence.inputs[source][1], self.sequence.outputs[result][1]
 
     def _give_roles(self) -> None:
-        """Places that do not depend on offsets; outputs that cannot be written where they belong are copied."""
-        state_of_input = {i: index for index, (i, _) in enumerate(self.pairs)}
-        state_of_output = {o: index for index, (_, o) in enumerate(self.pairs)}
+        """Places that do not depend on offsets; what cannot be written where it belongs is copied there."""
+        state_inputs, state_outputs = ({pair[end] for pair in self.pairs} for end in (0, 1))
         for index, (_, storage) in enumerate(self.sequence.inputs):
-            state = state_of_input.get(index)
-            self.places[storage] = Place("input", index) if state is None else Place("old", state)
+            if index not in state_inputs:
+                self.places[storage] = Place("input", index)
+        for index, storage in enumerate(self.olds):
+            self.places[storage] = Place("old", index)
+        wanted = [(storage, Place("new", index)) for index, storage in enumerate(self.news)]
         for index, (_, storage) in enumerate(self.sequence.outputs):
-            state = state_of_output.get(index)
-            place = Place("output", index) if state is None else Place("new", state)
+            if index not in state_outputs:
+                wanted.append((storage, Place("output", index)))
+        for storage, place in wanted:
             if storage in self.places or storage in self.sequence.constants:
                 self.copies.append((storage, place))
             else:
@@ -243,33 +229,42 @@ class _Planner:
 
     def plan(self) -> Plan:
         final = self.end + len(self.copies)
-        requests: list[tuple[object, Lifetime]] = []
+        requests: dict[object, Lifetime] = {}
+        first_of: dict[int, int] = {}
         for storage, step in self.written.items():
-            if storage not in self.places:
-                last = self.last_read.get(storage, step)
-                requests.append((storage, Lifetime(self.sequence.sizes[storage], step, last)))
+            if storage in self.places:
+                continue
+            over = self.sequence.calls[step].over
+            first = first_of[storage] = first_of[over[0]] if over and over[1] == storage else storage
+            begun = requests[first].first if first in requests else step
+            last = self.last_read.get(storage, step)
+            requests[first] = Lifetime(self.sequence.sizes[storage], begun, last)
         for step, call in enumerate(self.sequence.calls):
-            if self.scratch.get(call.function):
-                requests.append((("scratch", step), Lifetime(self.scratch[call.function], step, step)))
+            for kind, sizes in (("scratch", self.scratch), ("local", self.local)):
+                if sizes.get(call.function):
+                    requests[kind, step] = Lifetime(sizes[call.function], step, step)
         for index, spec in enumerate(self.outputs):
             if index not in {o for _, o in self.pairs}:
-                requests.append((("output", index), Lifetime(spec.bytes, self._output_step(index), final)))
-        for index, (source, result) in enumerate(self.pairs):
-            for half in range(1 if self._overwrites(source, result) else 2):
-                requests.append((("state", index, half), Lifetime(self.inputs[source].bytes, 0, final)))
-        offsets, total = allocate([lifetime for _, lifetime in requests])
-        return self._assemble(dict(zip((key for key, _ in requests), offsets, strict=True)), total)
+                requests["output", index] = Lifetime(spec.bytes, self._output_step(index), final)
+        for index, (source, _) in enumerate(self.pairs):
+            for half in range(1 if self._overwrites(index) else 2):
+                requests["state", index, half] = Lifetime(self.inputs[source].bytes, 0, final)
+        offsets, total = allocate(list(requests.values()))
+        placed = dict(zip(requests, offsets, strict=True))
+        return self._assemble(placed | {storage: placed[first] for storage, first in first_of.items()}, total)
 
     def _output_step(self, index: int) -> int:
         storage = self.sequence.outputs[index][1]
         direct = self.places.get(storage) == Place("output", index)
         return self.written[storage] if direct else self.end
 
-    def _overwrites(self, source: int, result: int) -> bool:
-        """Whether the old state is read for the last time before the new one is begun."""
-        storage = self.sequence.outputs[result][1]
-        begun = self.written[storage] if self.places.get(storage, Place("old", 0)).kind == "new" else self.end
-        return self.last_read.get(self.sequence.inputs[source][1], -1) < begun
+    def _overwrites(self, index: int) -> bool:
+        """Whether the old state is read for the last time before the new one is begun, or where it is overwritten."""
+        old, new = self.olds[index], self.news[index]
+        direct = self.places.get(new) == Place("new", index)
+        begun = self.written[new] if direct else self.end
+        last = self.last_read.get(old, -1)
+        return last < begun or (direct and last == begun and self.sequence.calls[begun].over == (old, new))
 
     def _assemble(self, offsets: Mapping[object, int], total: int) -> Plan:
         weights, constants = _pack(self.sequence.constants)
@@ -283,18 +278,38 @@ class _Planner:
 
         steps = []
         for index, call in enumerate(self.sequence.calls):
-            own = offsets.get(("scratch", index))
-            arguments = tuple(map(place, (*call.reads, *call.writes)))
-            steps.append(Step(call.function, arguments if own is None else (*arguments, Place("arena", own))))
+            shared, own = (
+                Place("arena", offsets[kind, index]) if (kind, index) in offsets else None
+                for kind in ("scratch", "local")
+            )
+            arguments = (*map(place, (*call.reads, *call.writes)), *filter(None, [shared]))
+            steps.append(Step(call.function, arguments, local=own))
         for storage, target in self.copies:
             steps.append(Step("", (place(storage), target), self.sequence.sizes[storage]))
         states = []
         for index, (source, result) in enumerate(self.pairs):
             first = offsets["state", index, 0]
-            pair = (first, offsets.get(("state", index, 1), first))
-            states.append(StateSlots(source, result, pair, self.inputs[source].bytes))
+            size = self.inputs[source].bytes
+            enter, leave = self.sequence.held.get(self.inputs[source].name, (None, None))
+            states.append(
+                StateSlots(
+                    source,
+                    result,
+                    (first, offsets.get(("state", index, 1), first)),
+                    size,
+                    Step(
+                        enter.function if enter else "", (Place("input", source), Place("old", index)), size
+                    ),
+                    Step(
+                        leave.function if leave else "", (Place("new", index), Place("output", result)), size
+                    ),
+                )
+            )
         output_offsets = tuple(offsets.get(("output", index)) for index in range(len(self.outputs)))
-        return Plan(self.inputs, self.outputs, tuple(steps), tuple(states), output_offsets, weights, total)
+        local = max((self.local.get(call.function, 0) for call in self.sequence.calls), default=0)
+        return Plan(
+            self.inputs, self.outputs, tuple(steps), tuple(states), output_offsets, weights, total, local
+        )
 
 
 def _pack(constants: Mapping[int, bytes]) -> tuple[bytes, dict[int, int]]:

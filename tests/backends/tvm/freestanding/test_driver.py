@@ -29,7 +29,7 @@ def copy_red(tmp_path_factory) -> Path:
     )
     copy = Step("", (Place("input", 0), Place("output", 0)), alpha.bytes)
     plan = Plan((frame,), (alpha,), (copy,), (), (0,), b"", alpha.bytes)
-    sources = [write_library(folder, "red", find_target("host"), plan, {})]
+    sources = write_library(folder, "red", find_target("host"), plan, {})
     sources += write_driver(folder, "red", "red", Ports(0, 0))
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", *SANITIZERS]
     subprocess.run(["gcc", *flags, *(s.name for s in sources), "-o", "red"], cwd=folder, check=True)
@@ -225,6 +225,7 @@ def test_help_is_no_error(copy_red):
         (("in.f32", "out.f32", "--frames"), "give a number from 1"),
         (("in.f32", "out.f32", "--frames", "0"), "give a number from 1"),
         (("in.f32", "out.f32", "--repeat", "-3"), "give a number from 1"),
+        (("in.f32", "out.f32", "--threads", "two"), "give a number from 1"),
         (("in.f32", "out.f32", "--frames", "99999999999999999999999"), "give a number from 1"),
         (("in.f32", "out.f32", "--matrix", "xyz"), "give bt601 or bt709"),
         (("in.mp4", "out.f32"), "must end in .y4m, .png or .f32"),

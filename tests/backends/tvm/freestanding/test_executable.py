@@ -14,6 +14,7 @@ tvm = pytest.importorskip("tvm")
 pytest.importorskip("ziglang")
 from tvm import relax, te, tirx, topi
 
+from mattecompress.backends.tvm import parallel
 from mattecompress.backends.tvm.freestanding.executable import (
     ExecutableError,
     emit_executable,
@@ -207,6 +208,19 @@ def test_aarch64_gives_the_same_bits(module, on_host, inputs, clip, tmp_path):
     for name, value in there.run(**inputs).items():
         assert torch.equal(value, here[name]), name
     assert torch.equal(there.run_clip(clip), on_host.run_clip(clip))
+
+
+@pytest.mark.parametrize(
+    "target", ["host", pytest.param("cortex-a76", marks=pytest.mark.needs("qemu-aarch64"))]
+)
+def test_threads_change_no_bit(module, on_host, clip, tmp_path, monkeypatch, target):
+    monkeypatch.setattr(parallel, "ENOUGH_WORK", 1)
+    program = emit_executable(module, INTERFACE, find_target(target), tmp_path, "gru-net")
+    clip.numpy().tofile(tmp_path / "clip.f32")
+    for threads in (1, 2, 3):
+        program.execute(str(tmp_path / "clip.f32"), str(tmp_path / "alpha.f32"), "--threads", str(threads))
+        mattes = np.fromfile(tmp_path / "alpha.f32", np.float32).reshape(-1, 1, HEIGHT, WIDTH)
+        assert np.array_equal(mattes, on_host.run_clip(clip).numpy())
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from mattecompress.backends.tvm.freestanding.library import (
     identifier,
     write_library,
 )
-from mattecompress.backends.tvm.freestanding.plan import Plan, StateSlots, TensorSpec
+from mattecompress.backends.tvm.freestanding.plan import Place, Plan, StateSlots, Step, TensorSpec
 from mattecompress.backends.tvm.targets import find_target
 
 
@@ -32,6 +32,8 @@ def plan(inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]
 
 
 PICTURE, MATTE = (1, 3, 8, 8), (1, 1, 8, 8)
+ENTER, LEAVE = (Place("input", 0), Place("old", 0)), (Place("new", 0), Place("output", 1))
+STATE = StateSlots(0, 1, (0, 0), 256, Step("", ENTER, 256), Step("", LEAVE, 256))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ PICTURE, MATTE = (1, 3, 8, 8), (1, 1, 8, 8)
         (
             {"r": MATTE, "src": PICTURE},
             {"pha": MATTE, "s": MATTE},
-            (StateSlots(0, 1, (0, 0), 256),),
+            (STATE,),
             Ports(1, 0),
         ),
         ({"image": (1, 4, 8, 8)}, {"matte": MATTE}, (), Ports(0, 0)),

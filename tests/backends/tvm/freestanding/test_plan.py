@@ -5,89 +5,69 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mattecompress.backends.tvm.freestanding.plan import (
-    ALIGNMENT,
     Call,
     CallSequence,
-    Lifetime,
     Place,
     Plan,
     PlanError,
     TensorSpec,
-    align,
-    allocate,
     make_plan,
 )
-
-lifetimes = st.lists(
-    st.builds(
-        lambda size, first, length: Lifetime(size, first, first + length),
-        st.integers(1, 1000),
-        st.integers(0, 12),
-        st.integers(0, 6),
-    ),
-    max_size=24,
-)
-
-
-@given(lifetimes)
-def test_nothing_that_lives_together_shares_bytes(requests):
-    offsets, total = allocate(requests)
-    for i, (one, start) in enumerate(zip(requests, offsets, strict=True)):
-        assert start % ALIGNMENT == 0
-        assert start + one.bytes <= total
-        for other, begin in zip(requests[:i], offsets[:i], strict=True):
-            apart = start + one.bytes <= begin or begin + other.bytes <= start
-            assert apart or not one.meets(other)
-
-
-@given(lifetimes)
-def test_the_arena_is_neither_too_small_nor_wasteful(requests):
-    _, total = allocate(requests)
-    live = [sum(align(r.bytes) for r in requests if r.first <= step <= r.last) for step in range(20)]
-    assert max(live) <= total <= sum(align(r.bytes) for r in requests)
-
-
-def test_a_chain_needs_its_two_largest_neighbours():
-    sizes = (640, 128, 1280, 64)
-    chain = [Lifetime(size, step, step + 1) for step, size in enumerate(sizes)]
-    assert allocate(chain)[1] == 128 + 1280
-
-
-def test_the_tightest_gap_is_taken():
-    wide, narrow = Lifetime(640, 0, 1), Lifetime(128, 0, 1)
-    keep = [Lifetime(6400, 0, 3), Lifetime(3200, 0, 3), Lifetime(1600, 0, 3)]
-    offsets, total = allocate([*keep, wide, narrow, Lifetime(100, 2, 3)])
-    assert total == 6400 + 3200 + 1600 + 640 + 128
-    assert offsets[-1] in (offsets[3], offsets[4])
+from mattecompress.backends.tvm.freestanding.reuse import overwrite_inputs
 
 
 @st.composite
 def programs(draw):
-    """A random sequence with states, reshaped outputs and scratch: (sequence, pairs, scratch)."""
-    sizes, inputs, calls = [], [], []
+    """A random sequence with states, reshaped outputs and scratch: (sequence, pairs, scratch).
+
+    Some states are kept in a layout of their own, and some results may take the place of an input.
+    """
+    sizes, inputs, calls, held, entered = [], [], [], {}, []
     states = draw(st.integers(0, 2))
     extents = [draw(st.integers(1, 40)) for _ in range(states)]
     for extent in [*extents, *draw(st.lists(st.integers(1, 40), min_size=1, max_size=2))]:
         inputs.append((TensorSpec(f"i{len(inputs)}", (extent,), "float32"), len(sizes)))
         sizes.append(4 * extent)
+    usable = list(range(len(sizes)))
+    for index, extent in enumerate(extents):
+        if draw(st.booleans()):
+            entered.append(Call("enter", (index,), (len(sizes),)))
+            usable.remove(index)
+            usable.append(len(sizes))
+            sizes.append(4 * extent)
+        else:
+            entered.append(None)
     constants = {len(sizes): bytes(range(100))}
+    usable.append(len(sizes))
     sizes.append(100)
     for _ in range(draw(st.integers(1, 8))):
-        reads = draw(st.lists(st.integers(0, len(sizes) - 1), max_size=3))
+        reads = draw(st.lists(st.sampled_from(usable), max_size=3))
         results = draw(st.lists(st.sampled_from([*extents, 5, 33]), min_size=1, max_size=2))
-        calls.append(
-            Call(f"f{len(calls)}", tuple(reads), tuple(range(len(sizes), len(sizes) + len(results))))
-        )
+        written = range(len(sizes), len(sizes) + len(results))
+        calls.append(Call(f"f{len(calls)}", tuple(reads), tuple(written)))
+        usable += written
         sizes += [4 * extent for extent in results]
-    outputs = []
-    for extent in extents:
-        fitting = [storage for storage, size in enumerate(sizes) if size == 4 * extent]
-        outputs.append((TensorSpec(f"o{len(outputs)}", (extent,), "float32"), draw(st.sampled_from(fitting))))
-    for storage in draw(st.lists(st.integers(0, len(sizes) - 1), max_size=3)):
+    outputs, plain = [], list(usable)
+    for index, extent in enumerate(extents):
+        fitting = [storage for storage in usable if sizes[storage] == 4 * extent]
+        storage = draw(st.sampled_from(fitting))
+        if entered[index]:
+            held[f"i{index}"] = (entered[index], Call("leave", (storage,), (len(sizes),)))
+            storage = len(sizes)
+            sizes.append(4 * extent)
+        outputs.append((TensorSpec(f"o{len(outputs)}", (extent,), "float32"), storage))
+    for storage in draw(st.lists(st.sampled_from(plain), max_size=3)):
         outputs.append((TensorSpec(f"o{len(outputs)}", (sizes[storage],), "uint8"), storage))
     scratch = {call.function: draw(st.sampled_from([0, 64, 1000])) for call in calls}
     pairs = [(f"i{index}", f"o{index}") for index in range(states)]
-    return CallSequence(tuple(sizes), tuple(calls), tuple(inputs), tuple(outputs), constants), pairs, scratch
+    sequence = CallSequence(tuple(sizes), tuple(calls), tuple(inputs), tuple(outputs), constants, held)
+    in_place = {}
+    for call in calls:
+        storages = (*call.reads, *call.writes)
+        places = [(i, len(call.reads) + o) for i in range(len(call.reads)) for o in range(len(call.writes))]
+        equal = [(i, o) for i, o in places if sizes[storages[i]] == sizes[storages[o]]]
+        in_place[call.function] = [pair for pair in equal if draw(st.booleans())]
+    return overwrite_inputs(sequence, pairs, in_place), pairs, scratch
 
 
 @dataclass
@@ -134,9 +114,9 @@ class Machine:
                 self.fill(self.offset(place), sequence.sizes[storage], (call.function, number, *values))
             for number, (place, storage) in enumerate(zip(writes, call.writes, strict=True)):
                 assert self.read(place, sequence.sizes[storage], inputs)[:2] == (call.function, number)
-            assert [
-                self.read(p, sequence.sizes[s], inputs) for p, s in zip(reads, call.reads, strict=True)
-            ] == values
+            for place, storage, value in zip(reads, call.reads, values, strict=True):
+                over = call.over is not None and storage == call.over[0]
+                assert over or self.read(place, sequence.sizes[storage], inputs) == value
         for step in self.plan.steps[len(sequence.calls) :]:
             source, target = step.arguments
             self.fill(self.offset(target), step.bytes, self.read(source, step.bytes, inputs))
@@ -147,9 +127,11 @@ def interpret(sequence, inputs):
     """The value of every storage by name alone, with memory for all."""
     values = dict.fromkeys(sequence.constants, "constant")
     values.update({storage: inputs[i] for i, (_, storage) in enumerate(sequence.inputs)})
+    values.update({enter.writes[0]: values[enter.reads[0]] for enter, _ in sequence.held.values()})
     for call in sequence.calls:
         for number, storage in enumerate(call.writes):
             values[storage] = (call.function, number, *(values[s] for s in call.reads))
+    values.update({leave.writes[0]: values[leave.reads[0]] for _, leave in sequence.held.values()})
     return [values[storage] for _, storage in sequence.outputs]
 
 
