@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mattecompress.backends import load_backend
 from mattecompress.backends.tvm.freestanding.link import find_linker
@@ -24,12 +25,24 @@ def emit_files(
         TargetError, LinkError, UnsupportedError, ResolutionError, MissingExtraError, UnwritableError
     """
     if emit == "onnx":
-        artifact = load_backend("onnx")().compile(program)
+        paths, memory = load_backend("onnx")().compile(program).save(folder), ""
     else:
         require_fixed_size(program)
         backend = load_backend("tvm")(target=target, emit=emit, linker=linker)
         if emit in LINKED:
             find_linker(find_target(target), linker)
         artifact = backend.compile(lower(program, strict))
-    for path in artifact.save(folder):
-        yield path, f"{path.stat().st_size / 2**20:.2f} MiB"
+        paths, memory = _save(artifact, folder)
+    for path in paths:
+        yield path, f"{path.stat().st_size / 2**20:.2f} MiB{memory if path == paths[0] else ''}"
+
+
+def _save(artifact: Any, folder: Path) -> tuple[tuple[Path, ...], str]:
+    """The files, and the working memory of what was linked."""
+    if not hasattr(artifact, "write"):
+        return artifact.save(folder), ""
+    made = artifact.write(folder)
+    plan = made.plan
+    return made.paths, (
+        f", {plan.arena_megabytes:.1f} MB of working memory and {plan.local_bytes / 1e6:.1f} MB for each further thread"
+    )

@@ -63,7 +63,7 @@ def _nearest(axis: int | str, wanted: int) -> int:
 def compile_program(program: Program, backend: str, target: str = "host", threads: int = 1) -> Artifact:
     """An artifact that runs `program`; backends that know lowered operations only get it lowered.
 
-    threads: for ONNX Runtime; compiled code runs on one.
+    threads: of ONNX Runtime and of compiled code; torch has its own setting.
 
     Raises:
         ResolutionError: the backend needs fixed sizes.
@@ -74,4 +74,4 @@ def compile_program(program: Program, backend: str, target: str = "host", thread
     if backend not in LOWERED_ONLY:
         return kind(**({"threads": threads} if backend == "onnx" else {})).compile(program)
     require_fixed_size(program)
-    return kind(target=target).compile(lower(program))
+    return kind(target=target, threads=threads).compile(lower(program))

@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -9,12 +10,14 @@ import tvm
 from torch import Tensor, fx
 
 from mattecompress.backends import Artifact, Backend
-from mattecompress.backends.tvm.compile import HostLibrary, compile_host, lower
+from mattecompress.backends.tvm.compile import compile_host, lower
 from mattecompress.backends.tvm.freestanding.executable import (
     ExecutableArtifact,
+    LibraryArtifact,
     emit_executable,
     emit_library,
 )
+from mattecompress.backends.tvm.freestanding.loaded import LoadedLibrary, load_library
 from mattecompress.backends.tvm.importer import program as importer
 from mattecompress.backends.tvm.targets import Target, TargetError, find_target
 from mattecompress.program import Program
@@ -22,18 +25,28 @@ from mattecompress.program import Program
 
 @dataclass(frozen=True)
 class SharedObject:
-    """A library for TVM's runtime on this machine."""
+    """Kernels for this machine: run here as they would be deployed, or saved as a library for TVM's runtime."""
 
-    library: HostLibrary
-    file_name: str
+    module: tvm.IRModule
+    program: Program
+    target: Target
+    linker: str | None = None
+    threads: int = 1
+
+    @cached_property
+    def library(self) -> LoadedLibrary:
+        """The kernels linked and loaded into this process."""
+        return load_library(
+            self.module, self.program, self.target, self.program.name, self.linker, self.threads
+        )
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, by name."""
         return self.library.run(**inputs)
 
     def save(self, folder: Path) -> tuple[Path, ...]:
-        """Write the library into a folder."""
-        return (self.library.save(folder / self.file_name),)
+        """Write the library for TVM's runtime into a folder."""
+        return (compile_host(self.module, self.target).save(folder / f"{self.program.name}.so"),)
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Freestanding:
     target: Target
     emit: Literal["exe", "lib"]
     linker: str | None = None
+    threads: int = 1
 
     @classmethod
     def of(cls, program: Program, target: str) -> "Freestanding":
@@ -60,14 +74,19 @@ class Freestanding:
     def link(self, folder: Path, symbols: bool = False) -> ExecutableArtifact:
         """The program, written into a folder; with the names of its functions or without."""
         name = f"{self.program.name}-{self.target.name}"
-        return emit_executable(self.module, self.program, self.target, folder, name, self.linker, symbols)
+        return emit_executable(
+            self.module, self.program, self.target, folder, name, self.linker, symbols, self.threads
+        )
+
+    def write(self, folder: Path) -> ExecutableArtifact | LibraryArtifact:
+        """The program, or the library and its header, written into a folder."""
+        if self.emit == "exe":
+            return self.link(folder)
+        return emit_library(self.module, self.program, self.target, folder, self.program.name, self.linker)
 
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write the program, or the library and its header, into a folder."""
-        if self.emit == "exe":
-            return (self.link(folder).path,)
-        made = emit_library(self.module, self.program, self.target, folder, self.program.name, self.linker)
-        return made.path, made.header
+        return self.write(folder).paths
 
 
 @dataclass(frozen=True)
@@ -77,11 +96,13 @@ class Tvm(Backend):
     target: a name that `mattecompress targets` lists.
     emit: `so` for TVM's runtime on this machine, `exe` for a static program, `lib` for a static library.
     linker: the C compiler that links, else the first that is found.
+    threads: how many compute when the artifact is run from Python; saved programs and libraries are told when they run.
     """
 
     target: str = "host"
     emit: Literal["so", "exe", "lib"] = "so"
     linker: str | None = None
+    threads: int = 1
     name: ClassVar[str] = "tvm"
 
     def supports(self, program: Program, node: fx.Node) -> str | None:
@@ -101,5 +122,5 @@ class Tvm(Backend):
         self.check(program)
         module = lower(program, target)
         if self.emit == "so":
-            return SharedObject(compile_host(module, target), f"{program.name}.so")
-        return Freestanding(module, program, target, self.emit, self.linker)
+            return SharedObject(module, program, target, self.linker, self.threads)
+        return Freestanding(module, program, target, self.emit, self.linker, self.threads)

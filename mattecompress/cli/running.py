@@ -11,6 +11,7 @@ from mattecompress.cli.options import (
     Output,
     ProgramPath,
     Size,
+    Threads,
     parse_size,
     progress_bar,
     require_writable,
@@ -100,7 +101,7 @@ def run(
     ] = None,
     frames: Frames = None,
     size: Size = None,
-    threads: Annotated[int, typer.Option(help="Threads of torch or ONNX Runtime; tvm uses one.", min=1)] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Matte a clip.
 

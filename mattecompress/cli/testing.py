@@ -135,8 +135,6 @@ def bench(
     peers = {"onnxruntime": "onnx", "torch": "reference"}
     if against not in peers:
         raise ArgumentError(f"--against '{against}' is unknown{nearest(against, peers)}")
-    if threads != 1:
-        raise ArgumentError(f"--threads {threads}: compiled programs run on one thread, and so must the peer")
     torch.set_num_threads(threads)
     ours = load_at(program, size)
     require_fixed_size(ours)

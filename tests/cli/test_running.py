@@ -101,6 +101,11 @@ def test_bench_emulated(done: Cli, tiny_file: str) -> None:
     assert f"{document['instructions'] / 1e9:.4f} G instructions a frame" in shown
 
 
+def test_bench_with_threads(done: Cli, tiny_file: str) -> None:
+    words = ("--against", "torch", "--runs", 2, "--threads", 2, "--json")
+    assert json.loads(done("bench", tiny_file, *words).out)["threads"] == 2
+
+
 def test_bench_for_people(done: Cli, tiny_file: str) -> None:
     assert "onnxruntime" in done("bench", tiny_file, "--runs", 2).out
 
