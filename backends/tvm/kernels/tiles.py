@@ -121,18 +121,28 @@ def schedule_tiles(schedule: Schedule, accumulators: Sequence[str], result: str,
 
 
 def inline_epilogue(schedule: Schedule, result: Any) -> Any:
-    """Inline everything from `result` up to the last block into that; give the block that is left to tile.
+    """Inline `result` and everything that the last block reads besides into that; give the block left to tile.
 
-    That is `result` itself where the blocks after it are not one chain over the same outputs.
+    That is `result` itself where the blocks after it do not end in one block over the same outputs.
     """
-    chain = [result]
-    while consumers := schedule.get_consumers(chain[-1]):
-        if len(consumers) > 1 or not _same_outputs(schedule, consumers[0], result):
-            return result
-        chain.append(consumers[0])
-    for block in chain[:-1]:
+    before = _ancestors(schedule, result)
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    *inlined, last = [block for block in blocks if not any(schedule.get(block).same_as(other) for other in before)]
+    if not all(_same_outputs(schedule, block, result) for block in (*inlined, last)):
+        return result
+    if not all(schedule.get_consumers(block) for block in inlined):
+        return result
+    for block in inlined:
         schedule.compute_inline(block)
-    return chain[-1]
+    return last
+
+
+def _ancestors(schedule: Schedule, block: Any) -> list[Any]:
+    """The blocks that a block is computed from."""
+    found: list[Any] = []
+    for producer in schedule.get_producers(block):
+        found += [schedule.get(producer), *_ancestors(schedule, producer)]
+    return found
 
 
 def _same_outputs(schedule: Schedule, block: Any, result: Any) -> bool:
