@@ -189,6 +189,76 @@ def binary_depthwise_conv2d(
     return _binary_convolution(image, signs, stride, padding, dilation, channels, border)
 
 
+@torch.library.custom_op(
+    "matte::binary_conv2d_bits",
+    mutates_args=(),
+    schema="(Tensor bits, Tensor weight, Tensor low, Tensor high, int channels, int[] stride, int[] padding, "
+    "int[] dilation, int groups, str encoding, int border) -> Tensor",
+)
+def binary_conv2d_bits(
+    bits: Tensor,
+    weight: Tensor,
+    low: Tensor,
+    high: Tensor,
+    channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    encoding: str,
+    border: int,
+) -> Tensor:
+    """The sums of `binary_conv2d`, compared at once with integers and packed for the next layer.
+
+    Args:
+        bits, weight, channels, stride, padding, dilation, groups, encoding, border: as for `binary_conv2d`.
+        low, high: int32 (O,); a group has a multiple of 8 outputs. A bit is set where low <= sum <= high, or, where low > high,
+            where sum >= low or sum <= high.
+
+    Returns:
+        uint8 (N, OH, OW, O / 8).
+    """
+    sums = binary_conv2d(bits, weight, channels, stride, padding, dilation, groups, encoding, border)
+    return _pack_image(_within(sums, low, high), 1, 8)
+
+
+@torch.library.custom_op(
+    "matte::binary_depthwise_conv2d_bits",
+    mutates_args=(),
+    schema="(Tensor bits, Tensor weight, Tensor low, Tensor high, int channels, int[] stride, int[] padding, "
+    "int[] dilation, str encoding, int border) -> Tensor",
+)
+def binary_depthwise_conv2d_bits(
+    bits: Tensor,
+    weight: Tensor,
+    low: Tensor,
+    high: Tensor,
+    channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    encoding: str,
+    border: int,
+) -> Tensor:
+    """The sums of `binary_depthwise_conv2d`, compared at once with integers and packed for the next layer.
+
+    Args:
+        bits, weight, channels, stride, padding, dilation, encoding, border: as for `binary_depthwise_conv2d`.
+        low, high: as for `binary_conv2d_bits`, of `channels`.
+
+    Returns:
+        uint8 (N, OH, OW, channels / 8).
+    """
+    sums = binary_depthwise_conv2d(bits, weight, channels, stride, padding, dilation, encoding, border)
+    return _pack_image(_within(sums, low, high), 1, 8)
+
+
+def _within(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    first, last = low[:, None, None], high[:, None, None]
+    above, below = sums >= first, sums <= last
+    return torch.where(first <= last, above & below, above | below)
+
+
 def _signs(bits: Tensor) -> Tensor:
     return bits.float() * 2 - 1
 
@@ -268,3 +338,45 @@ def _(
         raise ValueError(f"bits {tuple(bits.shape)} do not fit depthwise weight {tuple(weight.shape)}")
     rows, columns = output_size(bits.shape[1:3], kernel, stride, padding, dilation)
     return bits.new_empty((bits.shape[0], channels, rows, columns), dtype=torch.int32)
+
+
+@binary_conv2d_bits.register_fake
+def _(
+    bits: Tensor,
+    weight: Tensor,
+    low: Tensor,
+    high: Tensor,
+    channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    encoding: str,
+    border: int,
+) -> Tensor:
+    outputs, *kernel, _ = weight.shape
+    size = output_size(bits.shape[1:3], kernel, stride, padding, dilation)
+    return _bits_shape(bits, outputs, groups, size)
+
+
+@binary_depthwise_conv2d_bits.register_fake
+def _(
+    bits: Tensor,
+    weight: Tensor,
+    low: Tensor,
+    high: Tensor,
+    channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    encoding: str,
+    border: int,
+) -> Tensor:
+    size = output_size(bits.shape[1:3], weight.shape[:2], stride, padding, dilation)
+    return _bits_shape(bits, channels, 1, size)
+
+
+def _bits_shape(bits: Tensor, outputs: int, groups: int, size: Sequence[int]) -> Tensor:
+    if outputs % (8 * groups):
+        raise ValueError(f"{outputs} channels in {groups} groups fill no whole number of bytes")
+    return bits.new_empty((bits.shape[0], *size, outputs // 8), dtype=torch.uint8)

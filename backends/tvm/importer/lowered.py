@@ -10,8 +10,11 @@ from tvm import relax
 from mattecompress import ops
 from mattecompress.backends.tvm.compute.operands import OPAQUE, in_memory
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
-from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d
-from mattecompress.backends.tvm.kernels.bitserial_depthwise import emit_binary_depthwise_conv2d
+from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
+from mattecompress.backends.tvm.kernels.bitserial_depthwise import (
+    emit_binary_depthwise_conv2d,
+    emit_binary_depthwise_conv2d_bits,
+)
 from mattecompress.backends.tvm.kernels.integer import emit_dequantize, emit_quantize, emit_quantized_conv2d
 from mattecompress.backends.tvm.kernels.packing import emit_pack_signs, emit_pack_units
 
@@ -25,6 +28,8 @@ EMITTERS: dict[Any, Emitter] = {
     matte.pack_units.default: emit_pack_units,
     matte.binary_conv2d.default: emit_binary_conv2d,
     matte.binary_depthwise_conv2d.default: emit_binary_depthwise_conv2d,
+    matte.binary_conv2d_bits.default: emit_binary_conv2d_bits,
+    matte.binary_depthwise_conv2d_bits.default: emit_binary_depthwise_conv2d_bits,
     matte.quantize.default: emit_quantize,
     matte.dequantize.default: emit_dequantize,
     matte.quantized_conv2d.default: emit_quantized_conv2d,

@@ -25,7 +25,8 @@ from torch import fx
 from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
-from mattecompress.backends.tvm.compute.operands import CONVOLUTION
+from mattecompress.backends.tvm.compute.operands import CONVOLUTION, OPAQUE
+from mattecompress.backends.tvm.kernels.bounds import find_bounds
 from mattecompress.backends.tvm.kernels.intrinsics import (
     accumulate_counts,
     add_bytes,
@@ -33,9 +34,10 @@ from mattecompress.backends.tvm.kernels.intrinsics import (
     count_bytes,
     counting,
     current_target,
+    pack_within,
     words_loaded_together,
 )
-from mattecompress.backends.tvm.kernels.octets import Octets, gather
+from mattecompress.backends.tvm.kernels.octets import Octets, gather, schedule_gathering
 from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.kernels.window import (
     Array,
@@ -50,7 +52,7 @@ from mattecompress.backends.tvm.kernels.window import (
     result_tile,
 )
 
-RESULT = "binary_result"
+RESULT, BITS = "binary_result", "binary_bits"
 STEPS = 31
 """Counts of up to 8 that a byte can hold."""
 
@@ -72,6 +74,7 @@ class BinaryPlan:
     loaded: words that are loaded together.
     chunks: pieces of the window's rows, columns and words whose counts fit a byte.
     counting: as `intrinsics.counting` names it.
+    packed: the results are bits.
     """
 
     window: Geometry
@@ -87,6 +90,7 @@ class BinaryPlan:
     chunks: tuple[int, int, int]
     counting: str
     tile: Tile
+    packed: bool
 
     @property
     def in_pairs(self) -> bool:
@@ -98,6 +102,11 @@ class BinaryPlan:
         """Rows of the window, and runs of bytes in a row."""
         rows, columns = self.window.kernel
         return rows, 1 if self.joined else columns
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of an output's total."""
+        return 16 if self.in_pairs and self.unit == 2 else 32
 
     @property
     def last_bits(self) -> int:
@@ -121,7 +130,29 @@ def emit_binary_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Seq
     return emit_kernel(builder, name, CONVOLUTION, compute, bits, lay_out_words(weight, plan), table)
 
 
-def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any]) -> BinaryPlan:
+def emit_binary_conv2d_bits(
+    builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]
+) -> relax.Var:
+    """`matte::binary_conv2d_bits`: bits uint8 (N, H, W, groups * B) to bits uint8 (N, OH, OW, O / 8)."""
+    values = arguments(node)
+    bits, weight, low, high = operands[0], *(constant(operand) for operand in operands[1:4])
+    plan = plan_binary_convolution(weight, image_size(bits), values, packed=True)
+    table = binary_table(weight, values["channels"], plan, values["encoding"], values["border"])
+    most = min(int(np.prod(weight.shape[1:])) * 8, 2**plan.total_bits - 2)
+    bounds = find_bounds(table, plan.factor, low, high, most, plan.total_bits)
+    outputs, rows, columns, _ = weight.shape
+    name = f"binary_convolution_bits_{rows}x{columns}_{values['channels']}_{outputs}"
+
+    def compute(source: te.Tensor, words: te.Tensor, start: te.Tensor, span: te.Tensor) -> te.Tensor:
+        return binary_convolution_bits(source, words, start, span, plan)
+
+    words = lay_out_words(weight, plan)
+    return emit_kernel(builder, name, OPAQUE, compute, bits, words, bounds.start, bounds.span)
+
+
+def plan_binary_convolution(
+    weight: Array, size: tuple[int, int], values: dict[str, Any], packed: bool = False
+) -> BinaryPlan:
     """The plan for packed weights (O, KH, KW, B), an input of `size` and the node's other arguments."""
     outputs, rows, columns, stored = weight.shape
     window, target = geometry((rows, columns), values), current_target()
@@ -130,9 +161,11 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
     joined = groups == 1 and columns > 1 and window.dilation[1] == 1 and octets == stored
     joined = joined and columns * octets <= LONGEST_RUN
     runs, run = (1, columns * octets) if joined else (columns, octets)
-    unit = choose_unit(run, outputs // groups, registers)
+    unit = choose_unit(run, outputs // groups, registers, packed)
     words = ceil(run / unit)
-    tile = choose_tile(outputs // groups, window.extent(size[1], 1), unit, registers)
+    tile = choose_tile(
+        outputs // groups, window.extent(size[1], 1), unit, registers, multiple=8 if packed else 1
+    )
     kind = counting(target, unit, tile.lanes, rows * runs * words)
     copied = joined or window.padding != (0, 0) or words * unit > stored
     chunks = (1, 1, 1) if kind.startswith("pairs") else choose_chunks(rows, runs, words)
@@ -150,12 +183,17 @@ def plan_binary_convolution(weight: Array, size: tuple[int, int], values: dict[s
         chunks=chunks,
         counting=kind,
         tile=tile,
+        packed=packed,
     )
 
 
-def choose_unit(run: int, outputs: int, registers: Registers) -> int:
-    """Bytes of a word: the size that needs fewest vector operations for a run of bytes; of equals, the largest."""
-    return min((4, 2), key=lambda unit: ceil(run / unit) * outputs // lanes_of(outputs, unit, registers))
+def choose_unit(run: int, outputs: int, registers: Registers, packed: bool = False) -> int:
+    """Bytes of a word: the size that needs fewest vector operations for a run of bytes.
+
+    Of equals, the largest; for packed results on NEON the smallest, whose totals are compared eight at a time.
+    """
+    sizes = (2, 4) if packed and registers.bytes == 16 else (4, 2)
+    return min(sizes, key=lambda unit: ceil(run / unit) * outputs // lanes_of(outputs, unit, registers))
 
 
 def choose_chunks(rows: int, runs: int, words: int) -> tuple[int, int, int]:
@@ -198,18 +236,40 @@ def lay_out_words(weight: Array, plan: BinaryPlan) -> Array:
 
 def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: BinaryPlan) -> te.Tensor:
     """The kernel, int32 (N, OH, OW, O)."""
-    window, tile = plan.window, plan.tile
-    outputs = int(weight.shape[0]) * tile.outputs
-    shape = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1), outputs)
-    octets = gather(source, window, border=0) if plan.copied else Octets(source, int(source.shape[3]))
-    total = (_total_in_pairs if plan.in_pairs else _total_in_bytes)(octets, weight, shape, plan)
+    total = _totals(source, weight, plan)
 
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
         value = total(n, y, x, o)
         value = add_pairs(plan.counting, value) if plan.in_pairs else value.astype("int32")
-        return read_table(table, window, plan.size, y, x, o) - plan.factor * value
+        return read_table(table, plan.window, plan.size, y, x, o) - plan.factor * value
 
-    return te.compute(shape, result, name=RESULT, attrs={"tile": tile.numbers})
+    return te.compute(total.shape, result, name=RESULT, attrs={"tile": plan.tile.numbers})
+
+
+def binary_convolution_bits(
+    source: te.Tensor, weight: te.Tensor, start: te.Tensor, span: te.Tensor, plan: BinaryPlan
+) -> te.Tensor:
+    """The kernel that compares its totals, uint8 (N, OH, OW, O / 8)."""
+    total = _totals(source, weight, plan)
+    *pixels, outputs = total.shape
+
+    def octet(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
+        def read(lane: int) -> tuple[Expression, ...]:
+            o = place * 8 + lane
+            return (total(n, y, x, o), *(read_table(t, plan.window, plan.size, y, x, o) for t in (start, span)))
+
+        return pack_within(plan.counting if plan.total_bits == 32 else "plain", read)
+
+    return te.compute((*pixels, outputs // 8), octet, name=BITS, attrs={"tile": plan.tile.numbers})
+
+
+def _totals(source: te.Tensor, weight: te.Tensor, plan: BinaryPlan) -> te.Tensor:
+    """Counts of every output, (N, OH, OW, O)."""
+    window = plan.window
+    outputs = int(weight.shape[0]) * plan.tile.outputs
+    shape = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1), outputs)
+    octets = gather(source, window, border=0) if plan.copied else Octets(source, int(source.shape[3]))
+    return (_total_in_pairs if plan.in_pairs else _total_in_bytes)(octets, weight, shape, plan)
 
 
 def _counts(
@@ -274,12 +334,14 @@ def schedule_binary_convolution(schedule: Any) -> str | None:
     Returns:
         None when done, else why the rule does not fit; the schedule is then untouched.
     """
-    numbers = result_tile(schedule, RESULT)
-    if numbers is None:
+    result = next((name for name in (RESULT, BITS) if result_tile(schedule, name)), None)
+    if result is None:
         return "no binary convolution"
     names = [
         schedule.get(block).name_hint for block in schedule.get_child_blocks(schedule.get_sblock("root"))
     ]
     accumulators = [name for name in ("counts", "total") if name in names]
-    schedule_tiles(schedule, accumulators, RESULT, Tile(*numbers))
+    tile = Tile(*result_tile(schedule, result) or [])
+    schedule_gathering(schedule)
+    schedule_tiles(schedule, accumulators, result, tile, packed=result == BITS)
     return None

@@ -13,6 +13,7 @@ for no channel. Reference: mattecompress.ops.binary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from torch import fx
 from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
-from mattecompress.backends.tvm.compute.operands import CONVOLUTION
+from mattecompress.backends.tvm.compute.operands import CONVOLUTION, OPAQUE
 from mattecompress.backends.tvm.kernels.bitserial import FACTORS
-from mattecompress.backends.tvm.kernels.intrinsics import current_target
+from mattecompress.backends.tvm.kernels.bounds import find_bounds
+from mattecompress.backends.tvm.kernels.intrinsics import current_target, pack_octets
 from mattecompress.backends.tvm.kernels.octets import gather, schedule_gathering
 from mattecompress.backends.tvm.kernels.tiles import Registers, inline_epilogue
 from mattecompress.backends.tvm.kernels.window import (
@@ -38,7 +40,7 @@ from mattecompress.backends.tvm.kernels.window import (
     result_tile,
 )
 
-RESULT = "binary_depthwise_result"
+RESULT, BITS = "binary_depthwise_result", "binary_depthwise_bits"
 LANES = 8
 PIXELS = 4
 MOST_TAPS = 255
@@ -84,12 +86,37 @@ def emit_binary_depthwise_conv2d(
     return emit_kernel(builder, name, CONVOLUTION, compute, bits, lay_out_words(weight, plan), table)
 
 
-def plan_binary_depthwise(weight: Array, size: tuple[int, int], values: dict[str, Any]) -> DepthwisePlan:
+def emit_binary_depthwise_conv2d_bits(
+    builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]
+) -> relax.Var:
+    """`matte::binary_depthwise_conv2d_bits`: bits uint8 (N, H, W, B) to bits uint8 (N, OH, OW, C / 8).
+
+    Raises:
+        ValueError: the kernel has more than 254 taps.
+    """
+    values = arguments(node)
+    bits, weight, low, high = operands[0], *(constant(operand) for operand in operands[1:4])
+    plan = plan_binary_depthwise(weight, image_size(bits), values, MOST_TAPS - 1)
+    table = depthwise_table(weight, plan, values["encoding"], values["border"])
+    rows, columns, _ = weight.shape
+    bounds = find_bounds(table, plan.factor, low, high, rows * columns, 8)
+
+    def compute(source: te.Tensor, words: te.Tensor, start: te.Tensor, span: te.Tensor) -> te.Tensor:
+        return binary_depthwise_bits(source, words, start, span, plan)
+
+    name = f"binary_depthwise_bits_{rows}x{columns}_{plan.channels}"
+    limits = (spread_over_lanes(bound, plan) for bound in (bounds.start, bounds.span))
+    return emit_kernel(builder, name, OPAQUE, compute, bits, lay_out_words(weight, plan), *limits)
+
+
+def plan_binary_depthwise(
+    weight: Array, size: tuple[int, int], values: dict[str, Any], most_taps: int = MOST_TAPS
+) -> DepthwisePlan:
     """The plan for packed weights (KH, KW, B), an input of `size` and the node's other arguments."""
     rows, columns, _ = weight.shape
-    if rows * columns > MOST_TAPS:
+    if rows * columns > most_taps:
         raise ValueError(
-            f"a binary depthwise kernel of {rows}x{columns} taps: at most {MOST_TAPS} are counted"
+            f"a binary depthwise kernel of {rows}x{columns} taps: at most {most_taps} are counted"
         )
     window = geometry((rows, columns), values)
     octets = -(-values["channels"] // 8)
@@ -125,10 +152,55 @@ def lay_out_words(weight: Array, plan: DepthwisePlan) -> Array:
     return np.ascontiguousarray(padded).view(f"<u{plan.unit}")
 
 
+def spread_over_lanes(values: Array, plan: DepthwisePlan) -> Array:
+    """Bytes (..., C) as words (..., words, lanes): byte k of lane j belongs to channel 8 * k + j of the word."""
+    size = plan.words * plan.unit * LANES
+    padded = np.pad(values, [*[(0, 0)] * (values.ndim - 1), (0, size - values.shape[-1])])
+    lanes = padded.reshape(*values.shape[:-1], plan.words, plan.unit, LANES).swapaxes(-1, -2)
+    return np.ascontiguousarray(lanes).view(f"<u{plan.unit}")[..., 0]
+
+
 def binary_depthwise(
     source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: DepthwisePlan
 ) -> te.Tensor:
     """The kernel, int32 (N, OH, OW, C)."""
+    unit, counts = plan.unit, _counts(source, weight, plan)
+
+    def result(n: Expression, y: Expression, x: Expression, c: Expression) -> Expression:
+        shift = (c // LANES % unit * 8).astype(plan.dtype)
+        octet = (counts(n, y, x, c // (LANES * unit), c % LANES) >> shift) & tirx.const(255, plan.dtype)
+        constant_part = read_table(table, plan.window, plan.size, y, x, c)
+        return constant_part - plan.factor * octet.astype("int32")
+
+    attributes = {"tile": [unit, plan.pixels]}
+    return te.compute((*counts.shape[:3], plan.channels), result, name=RESULT, attrs=attributes)
+
+
+def binary_depthwise_bits(
+    source: te.Tensor, weight: te.Tensor, start: te.Tensor, span: te.Tensor, plan: DepthwisePlan
+) -> te.Tensor:
+    """The kernel that compares its counts, uint8 (N, OH, OW, C / 8)."""
+    unit, counts = plan.unit, _counts(source, weight, plan)
+
+    def word(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
+        def read(lane: int) -> tuple[Expression, ...]:
+            limits = (read_table(t, plan.window, plan.size, y, x, place, lane) for t in (start, span))
+            return (counts(n, y, x, place, lane), *limits)
+
+        return pack_octets(read)
+
+    words = te.compute((*counts.shape[:3], plan.words), word, name="words")
+
+    def octet(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
+        shift = (place % unit * 8).astype(plan.dtype)
+        return (words(n, y, x, place // unit) >> shift).astype("uint8")
+
+    attributes = {"tile": [unit, plan.pixels]}
+    return te.compute((*counts.shape[:3], plan.channels // LANES), octet, name=BITS, attrs=attributes)
+
+
+def _counts(source: te.Tensor, weight: te.Tensor, plan: DepthwisePlan) -> te.Tensor:
+    """Taps that differ, (N, OH, OW, words, lanes), in every byte of a lane apart."""
     window, unit = plan.window, plan.unit
     octets = gather(source, window, border=0)
     row, column = (
@@ -142,16 +214,7 @@ def binary_depthwise(
         return te.sum((bits >> lane.astype(plan.dtype)) & bottoms, axis=[row, column])
 
     outputs = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1))
-    counts = te.compute((*outputs, plan.words, LANES), count, name="counts")
-
-    def result(n: Expression, y: Expression, x: Expression, c: Expression) -> Expression:
-        shift = (c // LANES % unit * 8).astype(plan.dtype)
-        octet = (counts(n, y, x, c // (LANES * unit), c % LANES) >> shift) & tirx.const(255, plan.dtype)
-        constant_part = read_table(table, window, plan.size, y, x, c)
-        return constant_part - plan.factor * octet.astype("int32")
-
-    attributes = {"tile": [unit, plan.pixels]}
-    return te.compute((*outputs, plan.channels), result, name=RESULT, attrs=attributes)
+    return te.compute((*outputs, plan.words, LANES), count, name="counts")
 
 
 def schedule_binary_depthwise(schedule: Any) -> str | None:
@@ -160,18 +223,31 @@ def schedule_binary_depthwise(schedule: Any) -> str | None:
     Returns:
         None when done, else why the rule does not fit; the schedule is then untouched.
     """
-    numbers = result_tile(schedule, RESULT)
-    if numbers is None:
+    name = next((name for name in (RESULT, BITS) if result_tile(schedule, name)), None)
+    if name is None:
         return "no binary depthwise convolution"
     schedule_gathering(schedule)
-    unit, pixels = numbers
-    owner, counts = inline_epilogue(schedule, schedule.get_sblock(RESULT)), schedule.get_sblock("counts")
-    n, y, x, c = schedule.get_loops(owner)
-    whole = int(schedule.get(c).extent) % LANES == 0
+    unit, pixels = result_tile(schedule, name) or []
+    owner = inline_epilogue(schedule, schedule.get_sblock(name))
+    n, y, x, last = schedule.get_loops(owner)
     x_outer, x_inner = schedule.split(x, [None, pixels])
-    octets, lane = schedule.split(c, [None, LANES])
-    word, octet = schedule.split(octets, [None, unit])
-    schedule.reorder(n, y, x_outer, word, x_inner, octet, lane)
+    lanes = [LANES] if name == RESULT else []
+    whole = int(schedule.get(last).extent) % prod((unit, *lanes)) == 0
+    word, octet, *lane = schedule.split(last, [None, unit, *lanes])
+    schedule.reorder(n, y, x_outer, word, x_inner, octet, *lane)
+    if name == BITS:
+        schedule.compute_at(schedule.get_sblock("words"), x_inner, preserve_unit_loops=True)
+    _count_in_registers(schedule, word)
+    if whole:
+        for loop in lane:
+            schedule.vectorize(loop)
+        for loop in (octet, x_inner):
+            schedule.unroll(loop)
+    return None
+
+
+def _count_in_registers(schedule: Any, word: Any) -> None:
+    counts = schedule.get_sblock("counts")
     schedule.compute_at(counts, word, preserve_unit_loops=True)
     _, _, pixel, _, bit, row, column = schedule.get_loops(counts)[-7:]
     schedule.reorder(row, column, pixel, bit)
@@ -179,8 +255,3 @@ def schedule_binary_depthwise(schedule: Any) -> str | None:
     for loop in (pixel, column):
         schedule.unroll(loop)
     schedule.decompose_reduction(counts, row)
-    if whole:
-        schedule.vectorize(lane)
-        for loop in (octet, x_inner):
-            schedule.unroll(loop)
-    return None

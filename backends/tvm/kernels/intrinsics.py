@@ -15,6 +15,8 @@ vectoriser widens a call to all lanes; only then does its rule below spell it fo
     accumulate(s, p)  s + p, in one instruction where `p` is a product that can take a sum
     load_word(...)    word i of n that begin at a byte in memory, wherever that is
     gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is 0 or 1
+    pack_within(t, ...)  the byte whose bit i says whether t_i - start_i <= span_i, unsigned; `t` are eight totals
+    pack_octets(t, ...)  the same for every byte of eight neighbouring words t_i: bit i of byte k for byte k of t_i
 """
 
 from collections.abc import Callable
@@ -141,6 +143,21 @@ def load_word(dtype: str, first: Expression, last: Expression, index: Expression
 def gather_bits(flags: list[Expression]) -> Expression:
     """The byte whose bit i is `flags[i]`, eight uint8 zeros or ones."""
     return tirx.call_intrin("uint8", "tirx.matte_gather_bits", *flags)
+
+
+def pack_within(kind: str, read: Callable[[int], tuple[Expression, ...]]) -> Expression:
+    """Eight totals compared and packed to uint8; `read(i)` loads total, start and span i, which are neighbours.
+
+    kind: as `counting` names it, where totals still are pairs of 16 bits, else `plain`.
+    """
+    kind = kind if kind.startswith("pairs") else "plain"
+    return tirx.call_intrin("uint8", f"tirx.matte_pack_within_{kind}", *read(0), *read(7))
+
+
+def pack_octets(read: Callable[[int], tuple[Expression, ...]]) -> Expression:
+    """Eight words of byte totals compared and packed to one word; `read(i)` as for `pack_within`."""
+    first = read(0)
+    return tirx.call_intrin(_dtype(first[0]), "tirx.matte_pack_octets", *first, *read(7))
 
 
 def _dtype(x: Expression) -> str:
@@ -344,6 +361,57 @@ def _are_neighbours(loads: list[Any]) -> bool:
     )
 
 
+def _load(first: Expression, lanes: int, start: int = 0) -> Expression:
+    """Neighbouring elements of a buffer from `start` elements after one that is loaded."""
+    *outer, last = first.indices
+    return tirx.BufferLoad(first.source, [*outer, tirx.Ramp(last + start, 1, lanes)])
+
+
+def _sum_of_set(mask: Expression, weights: list[int], dtype: str) -> Expression:
+    """The vector of `weights` where `mask` is set, else 0."""
+    lanes = len(weights)
+    values = tirx.Shuffle([tirx.const(weight, dtype) for weight in weights], list(range(lanes)))
+    return tirx.Select(mask, values, _splat(0, dtype, lanes))
+
+
+def _reduce(x: Expression) -> Expression:
+    lanes, size = _shape(x)
+    return tirx.call_llvm_pure_intrin(
+        _dtype_of_lane(x), f"llvm.vector.reduce.add.v{lanes}i{8 * size}", x
+    )
+
+
+_PLACES = [1 << place for place in range(8)]
+
+
+def _pack_within(call: Any) -> Expression:
+    total, start, span = (_load(first, 8) for first in call.args[:3])
+    total = tirx.reinterpret(_dtype(start), total)
+    chosen = _sum_of_set(total - start <= span, _PLACES, _dtype_of_lane(start))
+    return _reduce(chosen).astype("uint8")
+
+
+def _pack_within_pairs(prefix: str) -> Rule:
+    def rule(call: Any) -> Expression:
+        halves = []
+        for first in (0, 4):
+            pairs, start, span = (_load(load, 4, first) for load in call.args[:3])
+            total = _add_neighbours(prefix, 16, pairs)
+            halves.append(_sum_of_set(total - start <= span, _PLACES[first : first + 4], "uint32"))
+        return _reduce(halves[0] + halves[1]).astype("uint8")
+
+    return rule
+
+
+def _pack_octets(call: Any) -> Expression:
+    words = [_load(first, 8) for first in call.args[:3]]
+    lanes, size = _shape(words[0])
+    total, start, span = (tirx.reinterpret(f"uint8x{lanes * size}", word) for word in words)
+    weights = [place for place in _PLACES for _ in range(size)]
+    chosen = _sum_of_set(total - start <= span, weights, "uint8")
+    return _reduce(tirx.reinterpret(_dtype(words[0]), chosen))
+
+
 _RULES: dict[str, Rule] = {
     "count_bytes": _count_bytes,
     "add_bytes": _add_bytes,
@@ -363,6 +431,10 @@ _RULES: dict[str, Rule] = {
     "accumulate": _accumulate,
     "load_word": _load_word,
     "gather_bits": _gather_bits,
+    "pack_within_plain": _pack_within,
+    "pack_within_pairs_aarch64": _pack_within_pairs("llvm.aarch64.neon.uaddlp"),
+    "pack_within_pairs_arm": _pack_within_pairs("llvm.arm.neon.vpaddlu"),
+    "pack_octets": _pack_octets,
 }
 
 

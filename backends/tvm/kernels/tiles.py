@@ -68,7 +68,7 @@ def lanes_of(outputs: int, unit: int, registers: Registers) -> int:
     return gcd(outputs, registers.bytes // unit)
 
 
-def choose_tile(outputs: int, pixels: int, unit: int, registers: Registers) -> Tile:
+def choose_tile(outputs: int, pixels: int, unit: int, registers: Registers, multiple: int = 1) -> Tile:
     """The tile that loads least per operation, of those whose accumulators fit the registers.
 
     Args:
@@ -76,6 +76,7 @@ def choose_tile(outputs: int, pixels: int, unit: int, registers: Registers) -> T
         pixels: outputs in a row.
         unit: bytes of an accumulator's lane.
         registers: of the target.
+        multiple: of which the tile's output channels are one, a power of two that divides `outputs`.
     """
     lanes = lanes_of(outputs, unit, registers)
     candidates = [
@@ -83,6 +84,7 @@ def choose_tile(outputs: int, pixels: int, unit: int, registers: Registers) -> T
         for vectors in range(1, MOST_VECTORS + 1)
         for width in range(1, MOST_PIXELS + 1)
         if outputs // lanes % vectors == 0
+        and vectors * lanes % multiple == 0
         and pixels % width == 0
         and (vectors + width == 2 or (vectors + 1) * (width + 1) + REST - 1 <= registers.count)
         and vectors * width * lanes * unit < STACK_BYTES
@@ -95,7 +97,9 @@ def loads_per_operation(tile: Tile) -> float:
     return (tile.pixels + tile.vectors) / (tile.pixels * tile.vectors)
 
 
-def schedule_tiles(schedule: Schedule, accumulators: Sequence[str], result: str, tile: Tile) -> None:
+def schedule_tiles(
+    schedule: Schedule, accumulators: Sequence[str], result: str, tile: Tile, packed: bool = False
+) -> None:
     """Compute `result` and what follows it tile by tile, each accumulator in registers.
 
     Args:
@@ -103,21 +107,25 @@ def schedule_tiles(schedule: Schedule, accumulators: Sequence[str], result: str,
         accumulators: reduction blocks, each read by the next inside the next one's reduction loops.
         result: name of the block that turns the last accumulator into the kernel's own output.
         tile: the register tile.
+        packed: eight output channels are one element of `result`.
     """
     owner = inline_epilogue(schedule, schedule.get_sblock(result))
     n, y, x, o = schedule.get_loops(owner)
     x_outer, x_inner = schedule.split(x, [None, tile.pixels])
-    o_outer, vector, lane = schedule.split(o, [None, tile.vectors, tile.lanes])
-    schedule.reorder(n, y, x_outer, o_outer, x_inner, vector, lane)
+    o_outer, *inner = schedule.split(
+        o, [None, tile.outputs // 8] if packed else [None, tile.vectors, tile.lanes]
+    )
+    schedule.reorder(n, y, x_outer, o_outer, x_inner, *inner)
     place, reductions = o_outer, {}
     for name in reversed(accumulators):
         reductions[name] = _accumulate_at(schedule, schedule.get_sblock(name), place, tile)
         place = reductions[name][-1]
     for name, loops in reductions.items():
         schedule.decompose_reduction(schedule.get_sblock(name), loops[0])
-    schedule.vectorize(lane)
-    schedule.unroll(vector)
-    schedule.unroll(x_inner)
+    if not packed:
+        schedule.vectorize(inner.pop())
+    for loop in (x_inner, *inner):
+        schedule.unroll(loop)
 
 
 def inline_epilogue(schedule: Schedule, result: Any) -> Any:

@@ -78,17 +78,17 @@ def border_table(window: Geometry, size: Sequence[int], everywhere: Array, outsi
 
 
 def read_table(
-    table: te.Tensor, window: Geometry, size: Sequence[int], y: Expression, x: Expression, o: Expression
+    table: te.Tensor, window: Geometry, size: Sequence[int], y: Expression, x: Expression, *o: Expression
 ) -> Expression:
-    """The table's entry for an output."""
+    """The table's entry for an output, whose channel may have several indices."""
     if int(table.shape[0]) == 1 and int(table.shape[1]) == 1:
-        return table(0, 0, o)
+        return table(0, 0, *o)
     classes = []
     for axis, position in ((0, y), (1, x)):
         starts, _ = border_classes(window, size[axis], axis)
         passed = [tirx.Cast("int32", position >= start) for start in starts[1:]]
         classes.append(sum(passed[1:], passed[0]) if passed else 0)
-    return table(*classes, o)
+    return table(*classes, *o)
 
 
 def emit_kernel(

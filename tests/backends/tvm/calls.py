@@ -51,6 +51,22 @@ def binary_depthwise_conv2d(case: Convolution, word: int, encoding: str, border:
     return matte.binary_depthwise_conv2d.default, (bits, packed, case.channels, *tail(case), encoding, border)
 
 
+def limits(case: Convolution, outputs: int) -> tuple[Tensor, Tensor]:
+    """Bounds on sums near 0, of which half run around."""
+    low, high = torch.randint(-9, 10, (2, outputs), generator=generator(case, 3), dtype=torch.int32)
+    return low, high
+
+
+def binary_conv2d_bits(case: Convolution, word: int, encoding: str, border: int) -> Call:
+    _, (bits, weight, *rest) = binary_conv2d(case, word, encoding, border)
+    return matte.binary_conv2d_bits.default, (bits, weight, *limits(case, weight.shape[0]), *rest)
+
+
+def binary_depthwise_conv2d_bits(case: Convolution, word: int, encoding: str, border: int) -> Call:
+    _, (bits, weight, *rest) = binary_depthwise_conv2d(case, word, encoding, border)
+    return matte.binary_depthwise_conv2d_bits.default, (bits, weight, *limits(case, case.channels), *rest)
+
+
 def quantized_conv2d(case: Convolution, weight_bits: int, zero_point: int, depthwise: bool = False) -> Call:
     groups, channels, outputs = case.groups, case.channels, case.outputs
     if depthwise:

@@ -23,11 +23,24 @@ KERNELS: dict[Any, tuple[Callable[..., relax.Var], Callable[[Any], str | None] |
         bitserial_depthwise.emit_binary_depthwise_conv2d,
         bitserial_depthwise.schedule_binary_depthwise,
     ),
+    matte.binary_conv2d_bits.default: (
+        bitserial.emit_binary_conv2d_bits,
+        bitserial.schedule_binary_convolution,
+    ),
+    matte.binary_depthwise_conv2d_bits.default: (
+        bitserial_depthwise.emit_binary_depthwise_conv2d_bits,
+        bitserial_depthwise.schedule_binary_depthwise,
+    ),
     matte.quantize.default: (integer.emit_quantize, None),
     matte.dequantize.default: (integer.emit_dequantize, None),
     matte.quantized_conv2d.default: (integer.emit_quantized_conv2d, integer.schedule_integer_convolution),
 }
-STORED_AS_IS = (matte.binary_conv2d.default, matte.binary_depthwise_conv2d.default)
+STORED_AS_IS = (
+    matte.binary_conv2d.default,
+    matte.binary_depthwise_conv2d.default,
+    matte.binary_conv2d_bits.default,
+    matte.binary_depthwise_conv2d_bits.default,
+)
 """Operations that take bits, which are stored in the order the operation gives them."""
 
 
@@ -54,7 +67,8 @@ def make_kernel(
     node = graph.call_function(op, tuple(nodes))
     source = arguments[0].numpy() if op in STORED_AS_IS else nhwc(arguments[0])
     answer = op(*arguments)
-    expected = answer.numpy() if answer.dtype == torch.uint8 and "pack" in str(op) else nhwc(answer)
+    gives_bits = answer.dtype == torch.uint8 and ("pack" in str(op) or "bits" in str(op))
+    expected = answer.numpy() if gives_bits else nhwc(answer)
     with target:
         builder = relax.BlockBuilder()
         variable = relax.Var("x", relax.TensorType(list(source.shape), str(source.dtype)))
