@@ -13,7 +13,6 @@ for no channel. Reference: mattecompress.ops.binary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -232,7 +231,7 @@ def schedule_binary_depthwise(schedule: Any) -> str | None:
     n, y, x, last = schedule.get_loops(owner)
     x_outer, x_inner = schedule.split(x, [None, pixels])
     lanes = [LANES] if name == RESULT else []
-    whole = int(schedule.get(last).extent) % prod((unit, *lanes)) == 0
+    whole = name == BITS or int(schedule.get(last).extent) % LANES == 0
     word, octet, *lane = schedule.split(last, [None, unit, *lanes])
     schedule.reorder(n, y, x_outer, word, x_inner, octet, *lane)
     if name == BITS:
