@@ -5,7 +5,7 @@ something passes a fence, because code generators contract `a*b + c` on one targ
 fused multiply-add is wanted, it is written `a * b + c` without a fence, which every target fuses. Division is a
 true division. Rounding is therefore that of ATen, operation by operation.
 
-Polynomials: S. Moshier, Cephes 2.8, single precision `expf` and `tanhf`.
+Polynomial: S. Moshier, Cephes 2.8, single precision `expf`.
 """
 
 from typing import Any
@@ -20,14 +20,6 @@ _LN2_LOW = -2.12194440e-4
 _EXP_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 _EXP_SMALLEST, _EXP_LARGEST = -87.0, 88.0
 _ROUND_SHIFT = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
-_TANH_POLYNOMIAL = (
-    -5.70498872745e-3,
-    2.06390887954e-2,
-    -5.37397155531e-2,
-    1.33314422036e-1,
-    -3.33332819422e-1,
-)
-_TANH_SWITCH = 0.625
 _TANH_SATURATED = 9.1
 
 
@@ -90,22 +82,22 @@ def hardswish(value: Expression) -> Expression:
 def exp(value: Expression) -> Expression:
     """e**x to 2 ulp for x in [-87, 88]; outside, the value at the nearer end."""
 
-    def scaled(x: Expression) -> Expression:
-        return named(
-            fence(x * constant(_LOG2E) + constant(_ROUND_SHIFT)), lambda shifted: reduced(x, shifted)
-        )
+    def result(r: Expression, bits: Expression) -> Expression:
+        return scale_by_power(_horner(_EXP_POLYNOMIAL, r) * product(r, r) + (r + constant(1.0)), bits)
 
-    def reduced(x: Expression, shifted: Expression) -> Expression:
+    return named(clamp(value, _EXP_SMALLEST, _EXP_LARGEST), lambda x: _reduced(x, result))
+
+
+def _reduced(x: Expression, body: Any) -> Expression:
+    """`body(r, n << 23)` with x = n * ln(2) + r, n an integer and |r| <= ln(2) / 2."""
+
+    def reduced(shifted: Expression) -> Expression:
         power = shifted - constant(_ROUND_SHIFT)
         rest = power * constant(-_LN2_LOW) + (power * constant(-_LN2_HIGH) + x)
         bits = tirx.reinterpret("int32", shifted) << tirx.const(23, "int32")
-        return named(rest, lambda r: scale_by_power(polynomial(r), bits))
+        return named(rest, lambda r: body(r, bits))
 
-    def polynomial(r: Expression) -> Expression:
-        inner = _horner(_EXP_POLYNOMIAL, r)
-        return inner * product(r, r) + (r + constant(1.0))
-
-    return named(clamp(value, _EXP_SMALLEST, _EXP_LARGEST), scaled)
+    return named(fence(x * constant(_LOG2E) + constant(_ROUND_SHIFT)), reduced)
 
 
 def scale_by_power(value: Expression, bits: Expression) -> Expression:
@@ -119,22 +111,36 @@ def sigmoid(value: Expression) -> Expression:
 
 
 def tanh(value: Expression) -> Expression:
-    """x + x**3 P(x**2) near zero, 1 - 2 / (exp(2 |x|) + 1) with the sign of x elsewhere."""
+    """m / (m + 2) with m = exp(2 |x|) - 1 = 2**n (exp(r) - 1) + (2**n - 1), and the sign of x.
 
-    def near(x: Expression) -> Expression:
-        square = product(x, x)
-        return named(square, lambda s: _horner(_TANH_POLYNOMIAL, s) * product(s, x) + x)
+    What m + 2 loses in rounding is put back: q - q * lost / (m + 2), where 1 / (m + 2) = (1 - q) / 2. Far out, where
+    1 - q is rounding itself, nothing needs to be.
+    """
 
-    def far(x: Expression) -> Expression:
+    def quotient_of(m: Expression) -> Expression:
+        return named(fence(m + constant(2.0)), lambda below: corrected(m, below))
+
+    def corrected(m: Expression, below: Expression) -> Expression:
+        lost = m - (below - constant(2.0))
+
+        def near(q: Expression) -> Expression:
+            inverse = tirx.max(q * constant(-0.5) + constant(0.49), constant(0.0))
+            return product(q, constant(0.0) - lost) * inverse + q
+
+        return named(m / below, near)
+
+    def result(r: Expression, bits: Expression) -> Expression:
+        less_one = _horner(_EXP_POLYNOMIAL, r) * product(r, r) + r
+        scale = scale_by_power(constant(1.0), bits)
+        return named(scale, lambda s: named(less_one * s + (s - constant(1.0)), quotient_of))
+
+    def signed(x: Expression) -> Expression:
         size = tirx.min(tirx.max(x, constant(0.0) - x), constant(_TANH_SATURATED))
-        tail = quotient(constant(2.0), exp(size + size) + constant(1.0))
-        return named(constant(1.0) - tail, lambda t: tirx.Select(x < constant(0.0), constant(0.0) - t, t))
+        bits = tirx.reinterpret("int32", x) & tirx.const(-(1 << 31), "int32")
+        positive = named(size + size, lambda doubled: _reduced(doubled, result))
+        return tirx.reinterpret("float32", tirx.reinterpret("int32", positive) | bits)
 
-    def both(x: Expression) -> Expression:
-        small = tirx.all(x < constant(_TANH_SWITCH), x > constant(-_TANH_SWITCH))
-        return tirx.Select(small, near(x), far(x))
-
-    return named(value, both)
+    return named(value, signed)
 
 
 def _horner(coefficients: tuple[float, ...], x: Expression) -> Expression:
