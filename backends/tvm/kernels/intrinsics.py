@@ -14,7 +14,7 @@ vectoriser widens a call to all lanes; only then does its rule below spell it fo
                       is one word for all
     accumulate(s, p)  s + p, in one instruction where `p` is a product that can take a sum
     load_word(...)    word i of n that begin at a byte in memory, wherever that is
-    gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is 0 or 1
+    gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is a `flag`
     pack_within(t, ...)  the byte whose bit i says whether t_i - start_i <= span_i, unsigned; `t` are eight totals
     pack_octets(t, ...)  the same for every byte of eight neighbouring words t_i: bit i of byte k for byte k of t_i
 """
@@ -141,8 +141,18 @@ def load_word(dtype: str, first: Expression, last: Expression, index: Expression
 
 
 def gather_bits(flags: list[Expression]) -> Expression:
-    """The byte whose bit i is `flags[i]`, eight uint8 zeros or ones."""
-    return tirx.call_intrin("uint8", "tirx.matte_gather_bits", *flags)
+    """The byte whose bit i is `flags[i]`, eight results of `flag`."""
+    return tirx.call_intrin("uint8", f"tirx.matte_gather_bits_{_flags()[0]}", *flags)
+
+
+def flag(condition: Expression) -> Expression:
+    """Whether a condition holds, as a uint8 that `gather_bits` takes."""
+    return tirx.Select(condition, tirx.const(_flags()[1], "uint8"), tirx.const(0, "uint8"))
+
+
+def _flags() -> tuple[str, int]:
+    """How bytes become bits, and what byte stands for a set bit."""
+    return ("masks", 255) if instruction_set(current_target()) in ("aarch64", "arm") else ("ones", 1)
 
 
 def pack_within(kind: str, read: Callable[[int], tuple[Expression, ...]]) -> Expression:
@@ -337,15 +347,27 @@ def _load_word(call: Any) -> Expression:
     return tirx.reinterpret(str(dtype), tirx.BufferLoad(first.source, [tirx.Ramp(start, 1, size)]))
 
 
-def _gather_bits(call: Any) -> Expression:
+def _gather_ones(call: Any) -> Expression:
     """Eight neighbouring bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
     flags = list(call.args)
     if not _are_neighbours(flags):
-        bits = [flag << tirx.const(index, "uint8") for index, flag in enumerate(flags)]
-        return sum(bits[1:], bits[0])
-    loaded = tirx.BufferLoad(flags[0].source, [tirx.Ramp(flags[0].indices[0], 1, 8)])
-    moved = tirx.reinterpret("uint64", loaded) * tirx.const(_GATHER, "uint64")
+        return _gather_one_by_one(flags)
+    moved = tirx.reinterpret("uint64", _load(flags[0], 8)) * tirx.const(_GATHER, "uint64")
     return (moved >> tirx.const(56, "uint64")).astype("uint8")
+
+
+def _gather_masks(call: Any) -> Expression:
+    """Eight neighbouring bytes as masks of their places, which add up across the lanes."""
+    flags = list(call.args)
+    if not _are_neighbours(flags):
+        return _gather_one_by_one(flags)
+    return _reduce(_load(flags[0], 8) & _places("uint8", _PLACES))
+
+
+def _gather_one_by_one(flags: list[Expression]) -> Expression:
+    one = tirx.const(1, "uint8")
+    bits = [(value & one) << tirx.const(index, "uint8") for index, value in enumerate(flags)]
+    return sum(bits[1:], bits[0])
 
 
 def _are_neighbours(loads: list[Any]) -> bool:
@@ -369,9 +391,11 @@ def _load(first: Expression, lanes: int, start: int = 0) -> Expression:
 
 def _sum_of_set(mask: Expression, weights: list[int], dtype: str) -> Expression:
     """The vector of `weights` where `mask` is set, else 0."""
-    lanes = len(weights)
-    values = tirx.Shuffle([tirx.const(weight, dtype) for weight in weights], list(range(lanes)))
-    return tirx.Select(mask, values, _splat(0, dtype, lanes))
+    return tirx.Select(mask, _places(dtype, weights), _splat(0, dtype, len(weights)))
+
+
+def _places(dtype: str, weights: list[int]) -> Expression:
+    return tirx.Shuffle([tirx.const(weight, dtype) for weight in weights], list(range(len(weights))))
 
 
 def _reduce(x: Expression) -> Expression:
@@ -430,7 +454,8 @@ _RULES: dict[str, Rule] = {
     "multiply_plain": _multiply_plain,
     "accumulate": _accumulate,
     "load_word": _load_word,
-    "gather_bits": _gather_bits,
+    "gather_bits_ones": _gather_ones,
+    "gather_bits_masks": _gather_masks,
     "pack_within_plain": _pack_within,
     "pack_within_pairs_aarch64": _pack_within_pairs("llvm.aarch64.neon.uaddlp"),
     "pack_within_pairs_arm": _pack_within_pairs("llvm.arm.neon.vpaddlu"),

@@ -4,7 +4,7 @@ Meaning, with c the channel that bit i of byte b stands for:
 
     signs: bit = x[n, y, x, c] >= threshold[c]      units: bit = x[n, y, x, c] > 0.5
 
-and 0 beyond the last channel of a group. A pixel's comparisons are made side by side as bytes of 0 or 1; then
+and 0 beyond the last channel of a group. A pixel's comparisons are made side by side as bytes; then
 every eight of them become one byte. Reference: mattecompress.ops.binary.
 """
 
@@ -16,7 +16,7 @@ from torch import fx
 from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute.operands import INJECTIVE
-from mattecompress.backends.tvm.kernels.intrinsics import current_target, gather_bits
+from mattecompress.backends.tvm.kernels.intrinsics import current_target, flag, gather_bits
 from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.kernels.window import Expression, arguments, constant, emit_kernel
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
@@ -65,18 +65,18 @@ def pack(
     size = channels // groups
     places = 8 * bytes_per_group(size, word)
 
-    def flag(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
+    def flag_at(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
         within, channel = (
             (place, place) if groups == 1 else (place % places, place // places * size + place % places)
         )
         limit = limits(channel) if limits is not None else None
-        bit = test(source(n, y, x, channel), limit).astype("uint8")
+        bit = flag(test(source(n, y, x, channel), limit))
         return bit if size == places else tirx.if_then_else(within < size, bit, tirx.const(0, "uint8"))
 
     def gather(n: Expression, y: Expression, x: Expression, octet: Expression) -> Expression:
         return gather_bits([flags(n, y, x, octet * 8 + index) for index in range(8)])
 
-    flags = te.compute((batch, height, width, groups * places), flag, name=FLAGS)
+    flags = te.compute((batch, height, width, groups * places), flag_at, name=FLAGS)
     return te.compute((batch, height, width, groups * places // 8), gather, name=RESULT)
 
 
