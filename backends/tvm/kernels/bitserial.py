@@ -17,7 +17,8 @@ pixels; bits of a run's last word that belong to others are masked. Reference: m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from itertools import product
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ from mattecompress.backends.tvm.kernels.window import (
     read_table,
     result_tile,
 )
+from mattecompress.backends.tvm.schedules.stages import divisors
 
 RESULT, BITS = "binary_result", "binary_bits"
 STEPS = 31
@@ -197,15 +199,11 @@ def choose_unit(run: int, outputs: int, registers: Registers, packed: bool = Fal
 
 
 def choose_chunks(rows: int, runs: int, words: int) -> tuple[int, int, int]:
-    """Into how many equal pieces to cut rows, runs and words, so that no piece exceeds `STEPS` words."""
-    if rows * runs * words <= STEPS:
-        return 1, 1, 1
-    if runs * words <= STEPS:
-        return rows, 1, 1
-    return (
-        rows,
-        runs,
-        next(count for count in range(1, words + 1) if words % count == 0 and words // count <= STEPS),
+    """Into how many equal pieces to cut rows, runs and words: the fewest of at most `STEPS` words each."""
+    choices = product(divisors(rows), divisors(runs), divisors(words))
+    return min(
+        (pieces for pieces in choices if rows * runs * words <= STEPS * prod(pieces)),
+        key=lambda pieces: (prod(pieces), pieces[1:]),
     )
 
 
