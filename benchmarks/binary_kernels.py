@@ -129,7 +129,9 @@ def limit_probe() -> tuple[Work, int]:
         function = tvm.tirx.build(schedule.mod, target=target)["main"]
     generator = np.random.default_rng(0)
     arrays = [generator.integers(0, 2**32, size, np.uint32) for size in (STEPS, vectors * lanes)]
-    arguments = [tvm.runtime.tensor(array) for array in (*arrays, np.zeros((REPEATS, vectors * lanes), "uint32"))]
+    arguments = [
+        tvm.runtime.tensor(array) for array in (*arrays, np.zeros((REPEATS, vectors * lanes), "uint32"))
+    ]
     return lambda: function(*arguments), REPEATS * STEPS * vectors * lanes * 32
 
 
@@ -149,9 +151,7 @@ def layer_work(layer: Layer) -> Work:
     return lambda: function(argument)
 
 
-def build(
-    hands_on: bool, bits: Any, operands: list[torch.Tensor], geometry: list[Any]
-) -> Callable[..., Any]:
+def build(hands_on: bool, bits: Any, operands: list[torch.Tensor], geometry: list[Any]) -> Callable[..., Any]:
     """The compiled kernel, as a function of the bits."""
     assert ops
     matte = torch.ops.matte

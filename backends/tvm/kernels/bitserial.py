@@ -132,9 +132,7 @@ def emit_binary_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Seq
     return emit_kernel(builder, name, CONVOLUTION, compute, bits, lay_out_words(weight, plan), table)
 
 
-def emit_binary_conv2d_bits(
-    builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]
-) -> relax.Var:
+def emit_binary_conv2d_bits(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::binary_conv2d_bits`: bits uint8 (N, H, W, groups * B) to bits uint8 (N, OH, OW, O / 8)."""
     values = arguments(node)
     bits, weight, low, high = operands[0], *(constant(operand) for operand in operands[1:4])
@@ -254,7 +252,10 @@ def binary_convolution_bits(
     def octet(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
         def read(lane: int) -> tuple[Expression, ...]:
             o = place * 8 + lane
-            return (total(n, y, x, o), *(read_table(t, plan.window, plan.size, y, x, o) for t in (start, span)))
+            return (
+                total(n, y, x, o),
+                *(read_table(t, plan.window, plan.size, y, x, o) for t in (start, span)),
+            )
 
         return pack_within(plan.counting if plan.total_bits == 32 else "plain", read)
 

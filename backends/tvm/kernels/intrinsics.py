@@ -400,9 +400,7 @@ def _places(dtype: str, weights: list[int]) -> Expression:
 
 def _reduce(x: Expression) -> Expression:
     lanes, size = _shape(x)
-    return tirx.call_llvm_pure_intrin(
-        _dtype_of_lane(x), f"llvm.vector.reduce.add.v{lanes}i{8 * size}", x
-    )
+    return tirx.call_llvm_pure_intrin(_dtype_of_lane(x), f"llvm.vector.reduce.add.v{lanes}i{8 * size}", x)
 
 
 _PLACES = [1 << place for place in range(8)]

@@ -135,7 +135,9 @@ def inline_epilogue(schedule: Schedule, result: Any) -> Any:
     """
     before = _ancestors(schedule, result)
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    *inlined, last = [block for block in blocks if not any(schedule.get(block).same_as(other) for other in before)]
+    *inlined, last = [
+        block for block in blocks if not any(schedule.get(block).same_as(other) for other in before)
+    ]
     if not all(_same_outputs(schedule, block, result) for block in (*inlined, last)):
         return result
     if not all(schedule.get_consumers(block) for block in inlined):

@@ -52,7 +52,8 @@ int main(int argc, char **argv) {
     void *expected = malloc(bytes);
     memcpy(expected, tensors[count - 1].data, bytes);
     memset(tensors[count - 1].data, 0xa5, bytes);
-    int status = kernels[k](NULL, arguments, count, &result);
+    int status = 0;
+    for (int run = argc > 2 ? atoi(argv[2]) : 1; run > 0; run--) status |= kernels[k](NULL, arguments, count, &result);
     int bad = status || memcmp(expected, tensors[count - 1].data, bytes);
     printf("kernel %u: %s\n", k, bad ? "wrong" : "right");
     wrong += bad;
@@ -63,8 +64,55 @@ int main(int argc, char **argv) {
 CODES = {"i": 0, "u": 1, "f": 2}
 
 
+PLUGIN = r"""
+#include <stdint.h>
+#include <stdio.h>
+typedef uint64_t Id;
+typedef struct qemu_plugin_tb Block;
+void qemu_plugin_register_vcpu_tb_trans_cb(Id, void (*)(Id, Block *));
+void qemu_plugin_register_vcpu_tb_exec_inline(Block *, int, void *, uint64_t);
+uint64_t qemu_plugin_tb_n_insns(const Block *);
+void qemu_plugin_register_atexit_cb(Id, void (*)(Id, void *), void *);
+void qemu_plugin_outs(const char *);
+int qemu_plugin_version = 1;
+static uint64_t executed;
+static void count(Id id, Block *block) {
+  qemu_plugin_register_vcpu_tb_exec_inline(block, 0, &executed, qemu_plugin_tb_n_insns(block));
+}
+static void tell(Id id, void *data) {
+  char text[32];
+  snprintf(text, sizeof text, "executed %llu\n", (unsigned long long)executed);
+  qemu_plugin_outs(text);
+}
+int qemu_plugin_install(Id id, const void *info, int argc, char **argv) {
+  qemu_plugin_register_vcpu_tb_trans_cb(id, count);
+  qemu_plugin_register_atexit_cb(id, tell, 0);
+  return 0;
+}
+"""
+
+
 def check_emulated(kernels: Sequence[Kernel], target: Target, folder: Path) -> str:
     """What the program printed; it fails the test unless every kernel is right."""
+    _build_program(kernels, target, folder)
+    return _run(target, folder, [], 1)
+
+
+def count_instructions(kernel: Kernel, target: Target, folder: Path) -> int:
+    """Instructions that one run of a kernel executes."""
+    _build_program([kernel], target, folder)
+    (folder / "plugin.c").write_text(PLUGIN)
+    command = ["cc", "-O1", "-shared", "-fPIC", "plugin.c", "-o", "plugin.so"]
+    subprocess.run(command, cwd=folder, check=True, timeout=60)
+    options = ["-plugin", str(folder / "plugin.so"), "-d", "plugin", "-D", str(folder / "log")]
+    counts = []
+    for runs in (1, 2):
+        _run(target, folder, options, runs)
+        counts.append(int((folder / "log").read_text().split()[-1]))
+    return counts[1] - counts[0]
+
+
+def _build_program(kernels: Sequence[Kernel], target: Target, folder: Path) -> None:
     build(kernels, target.tvm()).write_to_file(str(folder / "kernels.o"))
     names = [f"__tvm_ffi_kernel_{index}" for index in range(len(kernels))]
     declarations = "\n".join(f"int {name}(void *, Any *, int32_t, Any *);" for name in names)
@@ -78,7 +126,10 @@ def check_emulated(kernels: Sequence[Kernel], target: Target, folder: Path) -> s
         check=True,
         timeout=300,
     )
-    command = [target.emulator, "-cpu", target.emulated_cpu, "program", "data.bin"]
+
+
+def _run(target: Target, folder: Path, options: Sequence[str], runs: int) -> str:
+    command = [target.emulator, *options, "-cpu", target.emulated_cpu, "program", "data.bin", str(runs)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -61,7 +61,10 @@ def test_layers_hand_on_bits(middle) -> None:
     joined = join_packings(program)
     assert targets(program) == before
     assert targets(joined).count(matte.binary_conv2d_bits.default) == 1
-    assert targets(joined).count(matte.pack_signs.default) == targets(program).count(matte.pack_signs.default) - 1
+    assert (
+        targets(joined).count(matte.pack_signs.default)
+        == targets(program).count(matte.pack_signs.default) - 1
+    )
     inputs = inputs_of(program)
     assert torch.equal(joined.run(**inputs)["out0"], program.run(**inputs)["out0"])
     result = compile_host(lower(program, HOST), HOST).run(**inputs)["out0"]
@@ -85,5 +88,3 @@ def test_other_layers_stay(middle) -> None:
 def test_channels_that_fill_no_byte_stay() -> None:
     program = binary_net(lambda s, x: F.relu(x), channels=12)
     assert targets(join_packings(program)) == targets(program)
-
-

@@ -1,3 +1,5 @@
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.ops.binary import ENCODINGS, WORDS
 from tests.backends.tvm import calls
-from tests.backends.tvm.emulation import check_emulated
+from tests.backends.tvm.emulation import check_emulated, count_instructions
 from tests.backends.tvm.harness import build, make_kernel, run_here
 from tests.ops.cases import Convolution, convolutions
 
@@ -70,21 +72,39 @@ def test_equals_reference_on_arm(name: str, emulator: str, tmp_path: Path) -> No
     assert check_emulated(kernels, target, tmp_path).count("right") == len(CALLS)
 
 
-def test_inner_loop_is_three_neon_instructions() -> None:
-    """`eor`, `cnt` and `add` for every 128 multiplications; a spilled accumulator would add loads and stores."""
+@pytest.mark.parametrize("channels", [64, 128, 256])
+def test_inner_loop_is_three_neon_instructions(channels: int) -> None:
+    """`eor`, `cnt` and `uadalp` for every 128 products, and at most a tenth more to spread words over lanes.
+
+    A spilled accumulator would add loads and stores.
+    """
     target = find_target("cortex-a76").tvm()
-    case = Convolution(1, 8, 16, 64, 32, 1, (3, 3), (1, 1), (1, 1), (1, 1), 0)
-    assembly = build(
-        [make_kernel(*calls.binary_conv2d(case, 64, "signs", 0), target)], target
-    ).inspect_source("asm")
+    case = Convolution(1, 28, 28, channels, channels, 1, (3, 3), (1, 1), (1, 1), (1, 1), 0)
+    call = calls.binary_conv2d(case, 64, "signs", 0)
+    assembly = build([make_kernel(*call, target)], target).inspect_source("asm")
     blocks = [block.split("\tb.ne\t")[0] for block in assembly.split("\n.LBB")]
     inner = max(blocks, key=lambda block: block.count("\tcnt\t"))
-    counts = inner.count("\tcnt\t")
-    assert counts >= 16
-    assert inner.count("\teor\t") == counts
-    assert inner.count("\tld1r\t") + inner.count("\tldp\tq") + inner.count("\tldr\tq") < counts
-    assert "\tstr\tq" not in inner
-    assert "\tstp\tq" not in inner
+    counted = Counter(re.findall(r"^\t([a-z]\w*)\t", inner, re.MULTILINE))
+    steps = counted["cnt"]
+    assert steps >= 16
+    assert counted["eor"] == counted["uadalp"] == steps
+    loads = counted["ldp"] + counted["ldr"] + counted["ld1r"]
+    of_the_loop = counted["add"] + counted["subs"]
+    assert sum(counted.values()) - loads - of_the_loop <= 3.3 * steps
+    assert loads < steps / 4
+    assert not counted.keys() & {"str", "stp", "stur"}
+
+
+@pytest.mark.needs("qemu-aarch64")
+@pytest.mark.parametrize(("channels", "most"), [(64, 5.70), (128, 3.98), (256, 3.99)])
+def test_executes_less_than_hand_written_assembly(channels: int, most: float, tmp_path: Path) -> None:
+    """Instructions for 128 products of a whole 3x3 layer of 28x28 outputs; `most` is daBNN's for the same."""
+    target = find_target("cortex-a76")
+    case = Convolution(1, 28, 28, channels, channels, 1, (3, 3), (1, 1), (1, 1), (1, 1), 0)
+    kernel = make_kernel(*calls.binary_conv2d(case, 64, "signs", 0), target.tvm())
+    executed = count_instructions(kernel, target, tmp_path)
+    per_128 = executed / (28 * 28 * 9 * channels * channels / 128)
+    assert per_128 < most
 
 
 @pytest.mark.parametrize(("octets", "outputs", "unit"), [(2, 16, 2), (8, 64, 4), (3, 20, 4), (5, 40, 2)])

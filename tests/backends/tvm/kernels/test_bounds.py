@@ -40,9 +40,7 @@ CALLS = [
     st.sampled_from([8, 16, 32]),
     st.integers(0, 200),
 )
-def test_bounds_mean_the_same(
-    rows: list[tuple[int, int, int]], factor: int, bits: int, most: int
-) -> None:
+def test_bounds_mean_the_same(rows: list[tuple[int, int, int]], factor: int, bits: int, most: int) -> None:
     table, low, high = np.array(rows).T
     bounds = find_bounds(table, factor, low, high, most, bits)
     totals = np.arange(most + 1)[:, None]
