@@ -20,7 +20,7 @@ from mattecompress.program import Program
 assert ops
 aten, matte = torch.ops.aten, torch.ops.matte
 
-WITH_BITS = {
+WITH_BITS: dict[Any, Any] = {
     matte.binary_conv2d.default: matte.binary_conv2d_bits.default,
     matte.binary_depthwise_conv2d.default: matte.binary_depthwise_conv2d_bits.default,
 }
@@ -126,7 +126,7 @@ def _largest_sum(program: Program, convolution: fx.Node) -> int:
     weight = program.facts(convolution.args[1]).sizes  # type: ignore[arg-type]
     if convolution.target is matte.binary_depthwise_conv2d.default:
         return weight[0] * weight[1]
-    return weight[1] * weight[2] * convolution.args[2]  # type: ignore[operator,no-any-return]
+    return weight[1] * weight[2] * int(convolution.args[2])  # type: ignore[arg-type]
 
 
 def _evaluate(program: Program, node: fx.Node, value: Tensor) -> Tensor:
