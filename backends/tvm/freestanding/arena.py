@@ -13,15 +13,28 @@ MENDINGS = 20
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A number of bytes that is in use from step `first` to step `last`, both included."""
+    """A number of bytes that is in use from step `first` to step `last`, both included.
+
+    idle: first and last step in between at which nobody needs what is there; none where the first is after the last.
+    """
 
     bytes: int
     first: int
     last: int
+    idle: tuple[int, int] | None = None
 
     def meets(self, other: "Lifetime") -> bool:
         """Whether both are in use at some step."""
-        return self.first <= other.last and other.first <= self.last
+        return any(
+            first <= last_of_other and first_of_other <= last
+            for first, last in self._spans()
+            for first_of_other, last_of_other in other._spans()
+        )
+
+    def _spans(self) -> list[tuple[int, int]]:
+        if self.idle is None or self.idle[0] > self.idle[1]:
+            return [(self.first, self.last)]
+        return [(self.first, self.idle[0] - 1), (self.idle[1] + 1, self.last)]
 
 
 def align(size: int) -> int:

@@ -247,8 +247,9 @@ class _Planner:
             if index not in {o for _, o in self.pairs}:
                 requests["output", index] = Lifetime(spec.bytes, self._output_step(index), final)
         for index, (source, _) in enumerate(self.pairs):
-            for half in range(1 if self._overwrites(index) else 2):
-                requests["state", index, half] = Lifetime(self.inputs[source].bytes, 0, final)
+            idle = self._idle(index)
+            for half in range(2 if idle is None else 1):
+                requests["state", index, half] = Lifetime(self.inputs[source].bytes, 0, final, idle)
         offsets, total = allocate(list(requests.values()))
         placed = dict(zip(requests, offsets, strict=True))
         return self._assemble(placed | {storage: placed[first] for storage, first in first_of.items()}, total)
@@ -258,13 +259,17 @@ class _Planner:
         direct = self.places.get(storage) == Place("output", index)
         return self.written[storage] if direct else self.end
 
-    def _overwrites(self, index: int) -> bool:
-        """Whether the old state is read for the last time before the new one is begun, or where it is overwritten."""
+    def _idle(self, index: int) -> tuple[int, int] | None:
+        """First and last step between an old state's last reader and the new one's writer; None if they overlap.
+
+        A writer that overwrites what it reads leaves no step between them.
+        """
         old, new = self.olds[index], self.news[index]
         direct = self.places.get(new) == Place("new", index)
         begun = self.written[new] if direct else self.end
-        last = self.last_read.get(old, -1)
-        return last < begun or (direct and last == begun and self.sequence.calls[begun].over == (old, new))
+        last = max(0, self.last_read.get(old, 0))
+        overwrites = direct and last == begun and self.sequence.calls[begun].over == (old, new)
+        return (last + 1, begun - 1) if last < begun or overwrites else None
 
     def _assemble(self, offsets: Mapping[object, int], total: int) -> Plan:
         weights, constants = _pack(self.sequence.constants)

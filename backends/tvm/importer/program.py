@@ -75,7 +75,10 @@ def import_program(program: Program) -> tvm.IRModule:
 
 
 def _import_nodes(scope: Scope) -> list[relax.Var]:
+    """Import node after node; outputs leave as soon as they are computed, so that none waits in memory."""
     absorption = absorb(scope.program.graph)
+    outputs = list(scope.program.outputs.values())
+    results: dict[fx.Node, relax.Var] = {}
     for node in scope.program.operations():
         scope.in_frame = node in absorption.frame
         conversion = CONVERTERS[node.target](scope, node)
@@ -84,8 +87,10 @@ def _import_nodes(scope: Scope) -> list[relax.Var]:
         else:
             variable = emit(scope.builder, conversion.name, conversion.pattern, conversion.view)
             scope.values[node] = in_memory(variable)
+        if node in outputs and node not in absorption:
+            results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
     scope.in_frame = True
-    return _leave(scope, list(scope.program.outputs.values()), absorption.frame)
+    return _leave(scope, outputs, results, absorption.frame)
 
 
 def _enter(scope: Scope, node: fx.Node, parameter: relax.Var) -> None:
@@ -100,10 +105,14 @@ def _enter(scope: Scope, node: fx.Node, parameter: relax.Var) -> None:
     scope.planar[node] = View((parameter,), to_nhwc, (in_memory(parameter),))
 
 
-def _leave(scope: Scope, nodes: list[fx.Node], frame: frozenset[fx.Node]) -> list[relax.Var]:
-    """The outputs in memory as NCHW; those of the frame that share resized rows, by one kernel."""
+def _leave(
+    scope: Scope, nodes: list[fx.Node], results: dict[fx.Node, relax.Var], frame: frozenset[fx.Node]
+) -> list[relax.Var]:
+    """The outputs in memory as NCHW, some of which are `results`.
+
+    Those of the frame that share resized rows are computed by one kernel.
+    """
     resized = [node for node in dict.fromkeys(nodes) if node in frame and _reads_resize(node, frame)]
-    results: dict[fx.Node, relax.Var] = {}
     if len({scope.shape(node)[2:] for node in resized}) == 1:
         variable = emit(scope.builder, "frame", OPAQUE, *(_planes(scope, node) for node in resized))
         for index, node in enumerate(resized):

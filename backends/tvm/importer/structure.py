@@ -72,7 +72,12 @@ def _join(scope: Scope, node: fx.Node) -> Conversion:
 
         return te.compute(storage_shape(scope.shape(node)), element, name="join")
 
-    return Conversion(compose(compute, [scope.view(source) for source in sources]), "join", INJECTIVE)
+    few = [rank == 4 and scope.shape(source)[1] <= FEW_CHANNELS for source in sources]
+    views = [
+        scope.sample(source) if some else scope.view(source)
+        for source, some in zip(sources, few, strict=True)
+    ]
+    return Conversion(compose(compute, views), "join", INJECTIVE)
 
 
 def _resize(scope: Scope, node: fx.Node) -> Conversion:
