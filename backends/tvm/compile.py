@@ -14,6 +14,7 @@ from torch.utils.dlpack import from_dlpack
 from tvm import relax, tirx
 
 from mattecompress.backends.tvm.compute.operands import BROADCAST, ELEMENTWISE
+from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.program import import_program
 from mattecompress.backends.tvm.importer.thresholds import join_packings
 from mattecompress.backends.tvm.schedule import schedule_module
@@ -32,7 +33,7 @@ def lower(program: Program, target: Target) -> tvm.IRModule:
     `main` takes the program's inputs and returns its outputs, in their order, as NCHW tensors.
     """
     with target.tvm():
-        module = fuse(import_program(join_packings(program)))
+        module = fuse(import_program(cut_into_bands(join_packings(program))))
         module = schedule_module(module, target)
     main = module["main"].with_attr(OUTPUT_NAMES, list(program.output_names))
     module.update_func(module.get_global_var("main"), main)

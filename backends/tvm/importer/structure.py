@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from tvm import te
 
+from mattecompress import ops
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.operands import (
     INJECTIVE,
@@ -32,21 +33,31 @@ from mattecompress.backends.tvm.importer.absorption import FEW_CHANNELS
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 from mattecompress.program import Program
 
-aten = torch.ops.aten
+assert ops
+aten, matte = torch.ops.aten, torch.ops.matte
+
+BITS = {
+    matte.pack_signs.default,
+    matte.pack_units.default,
+    matte.binary_conv2d_bits.default,
+    matte.binary_depthwise_conv2d_bits.default,
+}
+"""Operations whose results are stored in the order they are given, not as NHWC."""
 
 
 def _slice(scope: Scope, node: fx.Node) -> Conversion:
     source, axis, start, _, step = _filled(node, (None, 0, None, None, 1))
     size = scope.shape(source)[axis]
     start = 0 if start is None else min(start + size if start < 0 else start, size)
-    rank = len(scope.shape(source))
-    at = STORAGE_ORDER.index(axis % rank) if rank == 4 else axis % rank
+    rank, as_given = len(scope.shape(source)), source.target in BITS
+    at = STORAGE_ORDER.index(axis % rank) if rank == 4 and not as_given else axis % rank
+    shape = scope.shape(node) if as_given else storage_shape(scope.shape(node))
 
     def compute(x: te.Tensor) -> te.Tensor:
         def element(*index: Index) -> Expression:
             return x(*(i * step + start if position == at else i for position, i in enumerate(index)))
 
-        return te.compute(storage_shape(scope.shape(node)), element, name="slice")
+        return te.compute(shape, element, name="slice")
 
     return Conversion(compose(compute, [scope.view(source)]), "slice", INJECTIVE)
 
