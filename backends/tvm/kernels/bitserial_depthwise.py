@@ -6,8 +6,8 @@ Meaning, with x the image's bits (0 outside the image) and w the weights' bits, 
 
     signs: factor 2, table = taps        units: factor 1, table = popcount(w), borders as in `bitserial`
 
-A word of u bytes is looked at through eight lanes: lane j shifts bit j of every byte to the byte's bottom, so that
-byte k of lane j counts for channel 8 * k + j of the word. Bytes of a last word that belong to the next pixel count
+A word of u bytes is looked at through eight lanes: lane j looks at bit j of every byte, so that byte k of lane j
+counts for channel 8 * k + j of the word. Bytes of a last word that belong to the next pixel count
 for no channel. Reference: mattecompress.ops.binary.
 """
 
@@ -23,7 +23,12 @@ from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, OPAQUE
 from mattecompress.backends.tvm.kernels.bitserial import FACTORS
 from mattecompress.backends.tvm.kernels.bounds import find_bounds
-from mattecompress.backends.tvm.kernels.intrinsics import current_target, pack_octets
+from mattecompress.backends.tvm.kernels.intrinsics import (
+    count_marks,
+    current_target,
+    mark_bytes,
+    pack_octets,
+)
 from mattecompress.backends.tvm.kernels.octets import gather, schedule_gathering
 from mattecompress.backends.tvm.kernels.tiles import Registers, inline_epilogue
 from mattecompress.backends.tvm.kernels.window import (
@@ -205,12 +210,13 @@ def _counts(source: te.Tensor, weight: te.Tensor, plan: DepthwisePlan) -> te.Ten
     row, column = (
         te.reduce_axis((0, extent), name) for extent, name in zip(window.kernel, "kl", strict=True)
     )
+    add = te.comm_reducer(count_marks, lambda dtype: tirx.const(0, dtype))
     bottoms = tirx.const(int.from_bytes(b"\x01" * unit, "little"), plan.dtype)
 
     def count(n: Expression, y: Expression, x: Expression, word: Expression, lane: Expression) -> Expression:
         pixel = (n, window.tap(y, row, 0), window.tap(x, column, 1))
         bits = octets.word(plan.dtype, pixel, word * unit, 0, 1) ^ weight(row, column, word)
-        return te.sum((bits >> lane.astype(plan.dtype)) & bottoms, axis=[row, column])
+        return add(mark_bytes(bits, bottoms << lane.astype(plan.dtype)), axis=[row, column])
 
     outputs = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1))
     return te.compute((*outputs, plan.words, LANES), count, name="counts")

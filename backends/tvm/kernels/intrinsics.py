@@ -9,6 +9,8 @@ vectoriser widens a call to all lanes; only then does its rule below spell it fo
     accumulate_counts(s, x)  the bytes of x added in neighbouring pairs to the 16-bit halves of s (`pairs`), or all
                       four to s (`dot`)
     add_pairs(s)      the 16-bit halves of a lane, unsigned, summed to int32
+    mark_bytes(x, p)  255 in each byte of x that has a bit in common with p, else 0
+    count_marks(s, m) 1 added to each byte of s that is marked in m
     multiply(a, b)    a0*b0 + a1*b1 + a2*b2 + a3*b3 of the signed bytes of two int32 lanes (of unsigned `a` for
                       `vnni`); for `smull` and `smlal`, `b` is four lanes that `pair_bytes` has reordered and `a`
                       is one word for all
@@ -112,6 +114,16 @@ def add_pairs(kind: str, x: Expression) -> Expression:
     if _dtype(x) == "uint16":
         return x.astype("int32")
     return tirx.call_intrin("int32", f"tirx.matte_add_{kind}", x)
+
+
+def mark_bytes(x: Expression, places: Expression) -> Expression:
+    """255 in each byte of unsigned `x` that has a bit in common with `places`, else 0."""
+    return tirx.call_intrin(_dtype(x), "tirx.matte_mark_bytes", x, places)
+
+
+def count_marks(total: Expression, marks: Expression) -> Expression:
+    """`total` with 1 added to each byte that `mark_bytes` has marked."""
+    return tirx.call_intrin(_dtype(total), "tirx.matte_count_marks", total, marks)
 
 
 def multiply(kind: str, a: Expression, b: Expression) -> Expression:
@@ -262,6 +274,25 @@ def _accumulate_dot(call: Any) -> Expression:
 
 def _bytes(x: Expression) -> Expression:
     return tirx.reinterpret(f"int8x{4 * _shape(x)[0]}", x)
+
+
+def _octets(x: Expression) -> Expression:
+    lanes, size = _shape(x)
+    return tirx.reinterpret(_vector("uint8", lanes * size), x)
+
+
+def _mark_bytes(call: Any) -> Expression:
+    x, places = (_octets(argument) for argument in call.args)
+    lanes, _ = _shape(x)
+    marks = tirx.Select(
+        (x & places) != _splat(0, "uint8", lanes), *(_splat(m, "uint8", lanes) for m in (255, 0))
+    )
+    return tirx.reinterpret(_dtype(call.args[0]), marks)
+
+
+def _count_marks(call: Any) -> Expression:
+    total, marks = (_octets(argument) for argument in call.args)
+    return tirx.reinterpret(_dtype(call.args[0]), total - marks)
 
 
 def _dot(name: Callable[[int], str], total: Expression, a: Expression, b: Expression) -> Expression:
@@ -442,6 +473,8 @@ _RULES: dict[str, Rule] = {
     "add_pairs_aarch64": _add_pairs("llvm.aarch64.neon.uaddlp"),
     "add_pairs_arm": _add_pairs("llvm.arm.neon.vpaddlu"),
     "accumulate_dot": _accumulate_dot,
+    "mark_bytes": _mark_bytes,
+    "count_marks": _count_marks,
     "multiply_sdot": _multiply_sdot,
     "multiply_vnni": _multiply_vnni,
     "multiply_madd": _multiply_madd,
