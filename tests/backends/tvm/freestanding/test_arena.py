@@ -46,3 +46,10 @@ def test_the_tightest_gap_is_taken():
     offsets, total = allocate([*keep, wide, narrow, Lifetime(100, 2, 3)])
     assert total == 6400 + 3200 + 1600 + 640 + 128
     assert offsets[-1] in (offsets[3], offsets[4])
+
+
+def test_an_idle_place_is_lent():
+    keeps, borrows = Lifetime(640, 0, 9, idle=(3, 6)), Lifetime(640, 3, 6)
+    assert allocate([keeps, borrows]) == ([0, 0], 640)
+    assert keeps.meets(Lifetime(64, 6, 7))
+    assert keeps.meets(Lifetime(64, 0, 9))

@@ -195,10 +195,3 @@ def test_a_state_that_changes_shape_is_refused():
 
 def test_megabytes_are_decimal():
     assert make_plan(recurrent(reads_late=True), [("i0", "o0")]).arena_megabytes == pytest.approx(192e-6)
-
-
-def test_an_idle_place_is_lent():
-    keeps, borrows = Lifetime(640, 0, 9, idle=(3, 6)), Lifetime(640, 3, 6)
-    assert allocate([keeps, borrows]) == ([0, 0], 640)
-    assert keeps.meets(Lifetime(64, 6, 7))
-    assert keeps.meets(Lifetime(64, 0, 9))
