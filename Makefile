@@ -20,6 +20,7 @@ lint: .venv/.installed
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/frame_time.py
+	$(BIN)/python benchmarks/binary_kernels.py
 
 docs: .venv/.installed
 	$(BIN)/python docs/generate.py

@@ -65,7 +65,7 @@ def count(program: ExecutableArtifact) -> tuple[int, tuple[KernelCost, ...]]:
         raise EmulationError("instructions are counted by an emulator: give a target other than host")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plugin = _build_plugin(program, folder)
+        plugin = build_plugin(program.emulator()[0], folder)
         one, two = (_run(program, plugin, folder, frames) for frames in (1, 2))
     frame = Counter({name: symbol.instructions for name, symbol in two.items()})
     frame.subtract({name: symbol.instructions for name, symbol in one.items()})
@@ -83,9 +83,14 @@ def _difference(loop: Loop, earlier: _Symbol | None) -> Loop:
     return Loop(loop.runs - earlier.loop.runs, loop.instructions) if earlier and same else loop
 
 
-def _build_plugin(program: ExecutableArtifact, folder: Path) -> Path:
+def build_plugin(emulator: str, folder: Path) -> Path:
+    """The counting plugin for an emulator on this machine, compiled into a folder.
+
+    Raises:
+        EmulationError: the emulator is none.
+        LinkError: no C compiler for this machine.
+    """
     host = find_target("host")
-    emulator = program.emulator()[0]
     version = subprocess.run([emulator, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"version (\d+)", version)
     if not found:

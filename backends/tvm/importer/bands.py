@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import fx
@@ -24,7 +25,7 @@ assert ops
 aten, matte = torch.ops.aten, torch.ops.matte
 
 PACKINGS = {matte.pack_signs.default, matte.pack_units.default}
-STRIDES = {aten.conv2d.default: 3, matte.binary_conv2d.default: 3}
+STRIDES: dict[Any, int] = {aten.conv2d.default: 3, matte.binary_conv2d.default: 3}
 """Convolutions, and which argument is the stride; padding and dilation follow."""
 POINTWISE = {
     aten.add.Tensor,

@@ -1,11 +1,13 @@
 """Runs kernels of another processor under qemu: one static program that checks all of them byte for byte."""
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mattecompress.backends.tvm.emulation.instructions import build_plugin
 from mattecompress.backends.tvm.freestanding.link import find_linker
 from mattecompress.backends.tvm.targets import Target
 from tests.backends.tvm.harness import Kernel, build
@@ -64,34 +66,6 @@ int main(int argc, char **argv) {
 CODES = {"i": 0, "u": 1, "f": 2}
 
 
-PLUGIN = r"""
-#include <stdint.h>
-#include <stdio.h>
-typedef uint64_t Id;
-typedef struct qemu_plugin_tb Block;
-void qemu_plugin_register_vcpu_tb_trans_cb(Id, void (*)(Id, Block *));
-void qemu_plugin_register_vcpu_tb_exec_inline(Block *, int, void *, uint64_t);
-uint64_t qemu_plugin_tb_n_insns(const Block *);
-void qemu_plugin_register_atexit_cb(Id, void (*)(Id, void *), void *);
-void qemu_plugin_outs(const char *);
-int qemu_plugin_version = 1;
-static uint64_t executed;
-static void count(Id id, Block *block) {
-  qemu_plugin_register_vcpu_tb_exec_inline(block, 0, &executed, qemu_plugin_tb_n_insns(block));
-}
-static void tell(Id id, void *data) {
-  char text[32];
-  snprintf(text, sizeof text, "executed %llu\n", (unsigned long long)executed);
-  qemu_plugin_outs(text);
-}
-int qemu_plugin_install(Id id, const void *info, int argc, char **argv) {
-  qemu_plugin_register_vcpu_tb_trans_cb(id, count);
-  qemu_plugin_register_atexit_cb(id, tell, 0);
-  return 0;
-}
-"""
-
-
 def check_emulated(kernels: Sequence[Kernel], target: Target, folder: Path) -> str:
     """What the program printed; it fails the test unless every kernel is right."""
     _build_program(kernels, target, folder)
@@ -101,15 +75,14 @@ def check_emulated(kernels: Sequence[Kernel], target: Target, folder: Path) -> s
 def count_instructions(kernel: Kernel, target: Target, folder: Path) -> int:
     """Instructions that one run of a kernel executes."""
     _build_program([kernel], target, folder)
-    (folder / "plugin.c").write_text(PLUGIN)
-    command = ["cc", "-O1", "-shared", "-fPIC", "plugin.c", "-o", "plugin.so"]
-    subprocess.run(command, cwd=folder, check=True, timeout=60)
-    options = ["-plugin", str(folder / "plugin.so"), "-d", "plugin", "-D", str(folder / "log")]
-    counts = []
+    assert target.emulator is not None
+    plugin, log = build_plugin(target.emulator, folder), folder / "log"
+    totals = []
     for runs in (1, 2):
-        _run(target, folder, options, runs)
-        counts.append(int((folder / "log").read_text().split()[-1]))
-    return counts[1] - counts[0]
+        _run(target, folder, ["-plugin", str(plugin), "-d", "plugin", "-D", str(log)], runs)
+        symbols = re.findall(r"^symbol \S+ (\d+)$", log.read_text(), re.MULTILINE)
+        totals.append(sum(map(int, symbols)))
+    return totals[1] - totals[0]
 
 
 def _build_program(kernels: Sequence[Kernel], target: Target, folder: Path) -> None:

@@ -1,7 +1,7 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mattecompress.backends.tvm.freestanding.plan import (
@@ -135,6 +135,7 @@ def interpret(sequence, inputs):
     return [values[storage] for _, storage in sequence.outputs]
 
 
+@settings(deadline=None)
 @given(programs())
 def test_a_plan_computes_what_its_sequence_says(program):
     sequence, pairs, scratch = program
