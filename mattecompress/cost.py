@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.errors import UserError
 from mattecompress.facts import DTYPE_NAMES, FLOAT, Precision
 from mattecompress.modules.batch_norm import BatchNorm2d
@@ -21,7 +22,7 @@ from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
 from mattecompress.text import target_text
 
-aten = torch.ops.aten
+aten, matte = torch.ops.aten, torch.ops.matte
 MIB_BITS = 8 * 2**20
 BINARY = Precision(1, 1)
 
@@ -135,13 +136,13 @@ def _taps_per_output(program: Program, node: fx.Node) -> int:
         return math.prod(weight.shape[1:]) if weight is not None and weight.ndim == 4 else 0
     if node.target is aten.conv2d.default:
         return math.prod(program.facts(arguments[1]).sizes[1:])
-    if node.target is torch.ops.matte.binary_conv2d.default:
+    if node.target is matte.binary_conv2d.default:
         _, kernel_height, kernel_width, _ = program.facts(arguments[1]).sizes
         return kernel_height * kernel_width * int(arguments[2])
-    if node.target is torch.ops.matte.binary_depthwise_conv2d.default:
+    if node.target is matte.binary_depthwise_conv2d.default:
         kernel_height, kernel_width, _ = program.facts(arguments[1]).sizes
         return kernel_height * kernel_width
-    if node.target is torch.ops.matte.quantized_conv2d.default:
+    if node.target is matte.quantized_conv2d.default:
         channels, groups = program.facts(arguments[0]).sizes[1], int(arguments[8])
         return channels // groups * int(math.prod(arguments[4]))
     return 0
@@ -154,9 +155,9 @@ def _paper_flops(program: Program, node: fx.Node, macs: int, precision: Precisio
         return macs * share
     if node.op == "call_module" and isinstance(program.module(node), BatchNorm2d):
         return 2 * elements
-    if node.target is aten.upsample_bilinear2d.vec:
+    if node.target in (aten.upsample_bilinear2d.vec, matte.resize_bilinear.default):
         return 4 * elements
-    if node.target is aten.adaptive_avg_pool2d.default:
+    if node.target in (aten.adaptive_avg_pool2d.default, matte.plane_mean.default):
         (source,) = node.all_input_nodes
         return math.prod(program.facts(source).sizes)
     return 0

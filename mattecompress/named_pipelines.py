@@ -73,7 +73,7 @@ class Lower:
     def passes(self) -> str:
         """Fold what is left, then lower each kind of module."""
         strict = "{strict=true}" if self.strict else ""
-        return f"fold-batch-norm,lower-quantized{strict},lower-binary{strict},canonicalize"
+        return f"fold-batch-norm,lower-quantized{strict},lower-binary{strict},lower-functions,canonicalize"
 
 
 PIPELINES: dict[str, type[NamedPipeline]] = {

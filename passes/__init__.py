@@ -5,6 +5,7 @@ PASSES = {
     "canonicalize": "canonicalize:Canonicalize",
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
     "lower-binary": "lower_binary:LowerBinary",
+    "lower-functions": "lower_functions:LowerFunctions",
     "lower-quantized": "lower_quantized:LowerQuantized",
     "partition-blocks": "partition_blocks:PartitionBlocks",
     "quantize": "quantize:Quantize",

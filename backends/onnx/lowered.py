@@ -8,8 +8,9 @@ import torch
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError
-from mattecompress.backends.onnx.spatial import pads
+from mattecompress.backends.onnx.spatial import pads, resize
 from mattecompress.ops.integer import unpack_weight
+from mattecompress.ops.resize import taps
 
 matte = torch.ops.matte
 
@@ -102,6 +103,33 @@ def _weight_codes(call: Call) -> str:
     return call.writer.tensor(f"{call['weight'].target}.int4", codes, "INT4")
 
 
+def _stated(function: str, standard: str) -> Rule:
+    """The local function where answers have to be exact, else the standard operator, which is faster."""
+
+    def write(call: Call) -> str:
+        if call.writer.spell_out:
+            return call.emit_function(function, call.value("x"))
+        return call.emit(standard, call.value("x"))
+
+    return write
+
+
+def _resize(call: Call) -> str:
+    """The local function with its tables, which need fixed sizes; else the standard operator."""
+    sizes = [*call.facts("x").shape[2:], *call.facts(call.node).shape[2:]]
+    if not call.writer.spell_out or any(isinstance(size, str) for size in sizes):
+        return resize(call, "linear", "x", "size", "scales")
+    rows, columns, *results = (int(size) for size in sizes)
+    tables: list[str] = []
+    axes = zip((rows, columns), results, call["scales"] or (None, None), ((-1, 1), (-1,)), strict=True)
+    for size, result, scale, shape in axes:
+        axis = taps(size, result, scale, call["align_corners"])
+        tables += [call.like("place", torch.from_numpy(place)) for place in (axis.low, axis.high)]
+        weights = (torch.from_numpy(weight).reshape(shape) for weight in (axis.near, axis.far))
+        tables += [call.like("weight", weight) for weight in weights]
+    return call.emit_function("resize_bilinear", call.value("x"), *tables)
+
+
 RULES: Mapping[Any, Rule] = {
     matte.pack_signs.default: _pack_signs,
     matte.pack_units.default: _pack_units,
@@ -110,4 +138,8 @@ RULES: Mapping[Any, Rule] = {
     matte.quantize.default: _quantize,
     matte.dequantize.default: _dequantize,
     matte.quantized_conv2d.default: _quantized_convolution,
+    matte.sigmoid.default: _stated("sigmoid", "Sigmoid"),
+    matte.tanh.default: _stated("tanh", "Tanh"),
+    matte.plane_mean.default: _stated("plane_mean", "GlobalAveragePool"),
+    matte.resize_bilinear.default: _resize,
 }

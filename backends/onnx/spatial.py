@@ -127,31 +127,33 @@ def _adaptive_pool(call: Call) -> str:
 
 
 def _resize(mode: str) -> Rule:
-    def write(call: Call) -> str:
-        align = bool(call.arguments.get("align_corners", False))
-        attributes: dict[str, Any] = {
-            "mode": mode,
-            "axes": [2, 3],
-            "coordinate_transformation_mode": "align_corners" if align else "half_pixel",
-        }
-        if mode == "nearest":
-            attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        if mode == "cubic":
-            attributes |= {"cubic_coeff_a": -0.75}
-        factors = call.arguments.get("scale_factors") or None
-        if factors is not None and not align:
-            return call.emit("Resize", call.value("input"), "", _factors(call, factors), **attributes)
-        size = call["output_size"]
-        if size is None:
-            size = call.sizes(call.node, "align_corners with scale factors")[2:]
-        return call.emit("Resize", call.value("input"), "", "", call.size_vector(size), **attributes)
-
-    return write
+    return lambda call: resize(call, mode, "input", "output_size", "scale_factors")
 
 
-def _factors(call: Call, factors: Sequence[float]) -> str:
+def resize(call: Call, mode: str, source: str, size: str, scales: str) -> str:
+    """ONNX's `Resize` of a call whose arguments have the given names."""
+    align = bool(call.arguments.get("align_corners", False))
+    attributes: dict[str, Any] = {
+        "mode": mode,
+        "axes": [2, 3],
+        "coordinate_transformation_mode": "align_corners" if align else "half_pixel",
+    }
+    if mode == "nearest":
+        attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    if mode == "cubic":
+        attributes |= {"cubic_coeff_a": -0.75}
+    factors = call.arguments.get(scales) or None
+    if factors is not None and not align:
+        return call.emit("Resize", call.value(source), "", _factors(call, source, factors), **attributes)
+    wanted = call[size]
+    if wanted is None:
+        wanted = call.sizes(call.node, "align_corners with scale factors")[2:]
+    return call.emit("Resize", call.value(source), "", "", call.size_vector(wanted), **attributes)
+
+
+def _factors(call: Call, source: str, factors: Sequence[float]) -> str:
     """Torch samples with the factors themselves, and rounds sizes down in double; ONNX does so in float32."""
-    shapes = zip(call.facts("input").shape[2:], call.facts(call.node).shape[2:], factors, strict=True)
+    shapes = zip(call.facts(source).shape[2:], call.facts(call.node).shape[2:], factors, strict=True)
     for given, wanted, factor in shapes:
         both_known = isinstance(given, int) and isinstance(wanted, int)
         if both_known and math.floor(np.float32(given) * np.float32(factor)) != wanted:

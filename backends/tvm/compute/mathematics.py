@@ -3,24 +3,25 @@
 Three rules make that so. Nothing calls libm: exp, tanh and sigmoid are polynomials. A product that is added to
 something passes a fence, because code generators contract `a*b + c` on one target and not on another; where a
 fused multiply-add is wanted, it is written `a * b + c` without a fence, which every target fuses. Division is a
-true division. Rounding is therefore that of ATen, operation by operation.
-
-Polynomial: S. Moshier, Cephes 2.8, single precision `expf`.
+true division. Rounding is therefore that of ATen and of `mattecompress.ops.reproducible`, operation by operation.
 """
 
 from typing import Any
 
 from tvm import tirx
 
-Expression = Any
+from mattecompress.ops.reproducible import (
+    EXP_LARGEST,
+    EXP_POLYNOMIAL,
+    EXP_SMALLEST,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2E,
+    ROUND_SHIFT,
+    TANH_SATURATED,
+)
 
-_LOG2E = 1.44269504088896341
-_LN2_HIGH = 0.693359375
-_LN2_LOW = -2.12194440e-4
-_EXP_POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
-_EXP_SMALLEST, _EXP_LARGEST = -87.0, 88.0
-_ROUND_SHIFT = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
-_TANH_SATURATED = 9.1
+Expression = Any
 
 
 def constant(value: float) -> Expression:
@@ -61,7 +62,7 @@ def round_half_even(value: Expression) -> Expression:
 
     `tirx.nearbyint` gives the same but keeps some code generators from vectorising what follows.
     """
-    return fence(value + constant(_ROUND_SHIFT)) - constant(_ROUND_SHIFT)
+    return fence(value + constant(ROUND_SHIFT)) - constant(ROUND_SHIFT)
 
 
 def relu(value: Expression) -> Expression:
@@ -83,21 +84,21 @@ def exp(value: Expression) -> Expression:
     """e**x to 2 ulp for x in [-87, 88]; outside, the value at the nearer end."""
 
     def result(r: Expression, bits: Expression) -> Expression:
-        return scale_by_power(_horner(_EXP_POLYNOMIAL, r) * product(r, r) + (r + constant(1.0)), bits)
+        return scale_by_power(_horner(EXP_POLYNOMIAL, r) * product(r, r) + (r + constant(1.0)), bits)
 
-    return named(clamp(value, _EXP_SMALLEST, _EXP_LARGEST), lambda x: _reduced(x, result))
+    return named(clamp(value, EXP_SMALLEST, EXP_LARGEST), lambda x: _reduced(x, result))
 
 
 def _reduced(x: Expression, body: Any) -> Expression:
     """`body(r, n << 23)` with x = n * ln(2) + r, n an integer and |r| <= ln(2) / 2."""
 
     def reduced(shifted: Expression) -> Expression:
-        power = shifted - constant(_ROUND_SHIFT)
-        rest = power * constant(-_LN2_LOW) + (power * constant(-_LN2_HIGH) + x)
+        power = shifted - constant(ROUND_SHIFT)
+        rest = power * constant(-LN2_LOW) + (power * constant(-LN2_HIGH) + x)
         bits = tirx.reinterpret("int32", shifted) << tirx.const(23, "int32")
         return named(rest, lambda r: body(r, bits))
 
-    return named(fence(x * constant(_LOG2E) + constant(_ROUND_SHIFT)), reduced)
+    return named(fence(x * constant(LOG2E) + constant(ROUND_SHIFT)), reduced)
 
 
 def scale_by_power(value: Expression, bits: Expression) -> Expression:
@@ -130,12 +131,12 @@ def tanh(value: Expression) -> Expression:
         return named(m / below, near)
 
     def result(r: Expression, bits: Expression) -> Expression:
-        less_one = _horner(_EXP_POLYNOMIAL, r) * product(r, r) + r
+        less_one = _horner(EXP_POLYNOMIAL, r) * product(r, r) + r
         scale = scale_by_power(constant(1.0), bits)
         return named(scale, lambda s: named(less_one * s + (s - constant(1.0)), quotient_of))
 
     def signed(x: Expression) -> Expression:
-        size = tirx.min(tirx.max(x, constant(0.0) - x), constant(_TANH_SATURATED))
+        size = tirx.min(tirx.max(x, constant(0.0) - x), constant(TANH_SATURATED))
         bits = tirx.reinterpret("int32", x) & tirx.const(-(1 << 31), "int32")
         positive = named(size + size, lambda doubled: _reduced(doubled, result))
         return tirx.reinterpret("float32", tirx.reinterpret("int32", positive) | bits)

@@ -1,12 +1,5 @@
-"""Bilinear resizing over NHWC. Where a pixel reads is tabulated when compiling, as ATen computes it in float32.
+"""Bilinear resizing over NHWC. Where a pixel reads is tabulated when compiling, by `mattecompress.ops.resize`."""
 
-For output position i with scale s: x = max((i + 1/2) s - 1/2, 0), or i (m-1)/(n-1) with aligned corners;
-low = floor(x), high = min(low + 1, m - 1), weight of high = x - low.
-"""
-
-from dataclasses import dataclass
-
-import numpy as np
 from tvm import te, tirx
 
 from mattecompress.backends.tvm.compute.mathematics import product
@@ -15,34 +8,6 @@ from mattecompress.backends.tvm.compute.operands import Expression, Index
 KEPT, ROW, FRAME_ROW = "kept", "row", "frame row"
 """Attribute of a block that is not to be inlined, and its values: it is computed a row at a time, since its values
 are read twice; a frame row is read by the outputs of the frame, plane by plane."""
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Positions and weights along one axis: int32 low and high, float32 near and far, each of the output's size."""
-
-    low: np.ndarray
-    high: np.ndarray
-    near: np.ndarray
-    far: np.ndarray
-
-
-def taps(size: int, result: int, scale: float | None, align_corners: bool) -> Taps:
-    """The taps of an axis of `size` pixels resized to `result`.
-
-    scale: output over input as the caller gave it; None: the ratio of the sizes.
-    """
-    index = np.arange(result, dtype=np.float32)
-    if align_corners:
-        step = np.float32((size - 1) / (result - 1)) if result > 1 else np.float32(0)
-        place = index * step
-    else:
-        step = np.float32(1.0 / scale) if scale else np.float32(size) / np.float32(result)
-        place = np.maximum((index + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
-    low = np.minimum(np.floor(place).astype(np.int32), size - 1)
-    high = np.minimum(low + 1, size - 1).astype(np.int32)
-    far = np.clip(place - low.astype(np.float32), 0, 1).astype(np.float32)
-    return Taps(low, high, (np.float32(1) - far).astype(np.float32), far)
 
 
 def resize_bilinear(

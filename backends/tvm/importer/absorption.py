@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-aten = torch.ops.aten
+import mattecompress.ops  # noqa: F401  registers the matte:: operators
+
+aten, matte = torch.ops.aten, torch.ops.matte
 
 SLICES = {aten.slice.Tensor}
 CONVOLUTIONS = {aten.conv2d.default}
-RESIZES = {aten.upsample_bilinear2d.vec}
+RESIZES = {aten.upsample_bilinear2d.vec, matte.resize_bilinear.default}
 JOINS = {aten.cat.default} | RESIZES
 ARITHMETIC = {
     aten.add.Tensor,

@@ -1,4 +1,4 @@
-"""Elementwise ATen operations, each rounded as ATen rounds it."""
+"""Elementwise operations, each rounded as its reference rounds it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import fx
 from tvm import tirx
 
+import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.backends.tvm.compute import mathematics
 from mattecompress.backends.tvm.compute.mathematics import clamp, constant, product, quotient
 from mattecompress.backends.tvm.compute.operands import (
@@ -19,7 +20,7 @@ from mattecompress.backends.tvm.compute.operands import (
 )
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 
-aten = torch.ops.aten
+aten, matte = torch.ops.aten, torch.ops.matte
 
 
 def _add(a: Expression, b: Expression, alpha: float = 1) -> Expression:
@@ -53,6 +54,8 @@ FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     aten.hardsigmoid.default: mathematics.hardsigmoid,
     aten.sigmoid.default: mathematics.sigmoid,
     aten.tanh.default: mathematics.tanh,
+    matte.sigmoid.default: mathematics.sigmoid,
+    matte.tanh.default: mathematics.tanh,
     aten.exp.default: mathematics.exp,
     aten.neg.default: lambda x: constant(0.0) - x,
     aten.abs.default: lambda x: tirx.max(x, constant(0.0) - x),

@@ -28,9 +28,10 @@ from mattecompress.backends.tvm.compute.pooling import (
     max_pool,
     plane_mean,
 )
-from mattecompress.backends.tvm.compute.resize import Taps, resize_bilinear, taps
+from mattecompress.backends.tvm.compute.resize import resize_bilinear
 from mattecompress.backends.tvm.importer.absorption import FEW_CHANNELS
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.ops.resize import Taps, taps
 from mattecompress.program import Program
 
 assert ops
@@ -177,6 +178,8 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     aten.avg_pool2d.default: _average_pool,
     aten.max_pool2d.default: _max_pool,
     aten.mean.dim: _mean,
+    matte.plane_mean.default: _plane_mean,
+    matte.resize_bilinear.default: _resize,
 }
 REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
     aten.adaptive_avg_pool2d.default: _refuse_adaptive,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mattecompress.backends.onnx import functions
+from mattecompress.backends.onnx import Onnx, functions
 from mattecompress.backends.onnx.lowered import RULES
 from mattecompress.backends.onnx.translate import refusal
 from mattecompress.ops import binary, integer
@@ -115,6 +115,47 @@ def test_quantize_and_back(scale: float, bits: int, data: st.DataObject):
     assert_same(
         lambda x: matte.dequantize(matte.quantize(x, scale, zero_point, bits), scale, zero_point), x, 0
     )
+
+
+@pytest.mark.parametrize(("name", "bound"), [("sigmoid", 100), ("tanh", 15)])
+def test_functions_give_the_references_bits(name: str, bound: float):
+    x = torch.cat([torch.linspace(-bound, bound, 40_000), torch.linspace(-1, 1, 40_000)])
+    assert_same(getattr(matte, name), x.reshape(1, 8, 100, 100), 0)
+
+
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70), st.integers(1, 70))
+@settings(max_examples=15, deadline=None)
+def test_plane_mean(batch: int, channels: int, height: int, width: int):
+    assert_same(matte.plane_mean, image(batch, channels, height, width), 0)
+
+
+@given(
+    st.tuples(st.integers(1, 19), st.integers(1, 19)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_resize(size: tuple[int, int], result: tuple[int, int], align: bool):
+    x = image(2, 3, *size)
+    assert_same(lambda x: matte.resize_bilinear(x, result, align, None), x, 0)
+    assert_same(lambda x: matte.resize_bilinear(x, None, False, [2.0, 2.0]), x, 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "standard"),
+    [
+        (lambda x: matte.sigmoid(x), "Sigmoid"),
+        (lambda x: matte.tanh(x), "Tanh"),
+        (lambda x: matte.plane_mean(x), "GlobalAveragePool"),
+        (lambda x: matte.resize_bilinear(x, [9, 7], False, None), "Resize"),
+    ],
+)
+def test_standard_operators_where_speed_counts(function, standard: str):
+    x = image(1, 3, 6, 5)
+    program = program_of(function, (1, 3, 6, 5))
+    artifact = Onnx(exact=False).compile(program)
+    assert operators(artifact) == [standard]
+    torch.testing.assert_close(artifact.run(x=x)["y"], program.run(x=x)["y"], rtol=1e-5, atol=1e-6)
 
 
 def test_what_lies_between_codes_is_not_fused():

@@ -25,10 +25,10 @@ def program(shared_data, pipeline: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pipeline", "largest", "mean"),
-    [("fold-batch-norm", 5e-5, 5e-6), ("mse,lower", 0.3, 0.03), ("rvm-react,lower", 5e-5, 5e-6)],
+    [("fold-batch-norm", 5e-5, 5e-6), ("mse,lower", 0, 0), ("rvm-react,lower", 5e-5, 5e-6)],
 )
 def test_frames_equal_the_reference(shared_data, pipeline, largest, mean):
-    """Codes of 8 bits differ where a mean, whose last bit is torch's own affair, falls between two of them."""
+    """An 8-bit program to the last bit; float convolutions add up in another order than torch."""
     rvm = program(shared_data, pipeline)
     module = lower(rvm, HOST)
     assert "serial" not in rules_used(module).values()

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 import tvm
 from tvm import te
 from tvm.s_tir import Schedule
 
+import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.backends.tvm.compute import mathematics
 from tests.backends.tvm.nets import HOST
 
@@ -38,6 +40,17 @@ def test_units_in_the_last_place(function, exact, bound, ulp):
     expected = exact(x.astype(np.float64))
     errors = np.abs(evaluate(function, x) - expected) / np.spacing(np.abs(expected).astype(np.float32))
     assert errors.max() <= ulp
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_the_references_bits(name):
+    """Every float16 as a float32, spread over both ends, and noise between."""
+    x = np.arange(COUNT, dtype=np.uint16).view(np.float16).astype(np.float32)
+    x = np.where(np.isfinite(x), x, np.float32(0)) * np.float32(1.37)
+    noise = np.random.default_rng(0).normal(0, 3, COUNT).astype(np.float32)
+    for values in (x, noise):
+        expected = getattr(torch.ops.matte, name)(torch.from_numpy(values)).numpy()
+        assert (evaluate(getattr(mathematics, name), values) == expected).all()
 
 
 @pytest.mark.parametrize(
