@@ -65,7 +65,7 @@ def fit_to(program: "Program", source: str) -> "Program":
 def build(
     program: ProgramPath,
     target: Target = "host",
-    emit: Annotated[str, typer.Option(help="exe, lib, so or onnx.")] = "exe",
+    emit: Annotated[str, typer.Option(help="exe, lib, so, onnx or qdq (ONNX before lowering).")] = "exe",
     output: Output = Path("dist"),
     size: Size = None,
     linker: Annotated[str | None, typer.Option(help="Link with this compiler.")] = None,
@@ -75,15 +75,15 @@ def build(
 
     mattecompress build w8a8.mcg --target cortex-a76 --emit exe -o dist/
 
-    mattecompress build rvm.mcg --emit onnx -o dist/
+    mattecompress build w8a8.mcg --emit onnx -o dist/
     """
-    from mattecompress.emission import EMITTERS, emit_files
+    from mattecompress.emission import EMITTERS, PORTABLE, emit_files
     from mattecompress.options import nearest
 
     if emit not in EMITTERS:
         raise ArgumentError(f"--emit '{emit}' is unknown{nearest(emit, EMITTERS)}")
-    if emit == "onnx" and (target != "host" or linker):
-        raise ArgumentError("--emit onnx makes a model for every machine: leave --target and --linker out")
+    if emit in PORTABLE and (target != "host" or linker):
+        raise ArgumentError(f"--emit {emit} makes a model for every machine: leave --target and --linker out")
     require_writable(output, folder=True)
     for path, note in emit_files(load_at(program, size), target, emit, output, linker, strict):
         say(f"{path}: {note}")

@@ -114,6 +114,7 @@ def test_bench_for_people(done: Cli, tiny_file: str) -> None:
     ("emit", "names"),
     [
         ("onnx", ["tiny.onnx"]),
+        ("qdq", ["tiny.onnx"]),
         ("so", ["tiny.so"]),
         ("lib", ["libtiny.a", "tiny.h"]),
         ("exe", ["tiny-host"]),
