@@ -60,10 +60,13 @@ def _nearest(axis: int | str, wanted: int) -> int:
     return max(step, round(wanted / step) * step)
 
 
-def compile_program(program: Program, backend: str, target: str = "host", threads: int = 1) -> Artifact:
+def compile_program(
+    program: Program, backend: str, target: str = "host", threads: int = 1, exact: bool = True
+) -> Artifact:
     """An artifact that runs `program`; backends that know lowered operations only get it lowered.
 
     threads: of ONNX Runtime and of compiled code; torch has its own setting.
+    exact: for ONNX Runtime: round as the reference does; else, as it is fastest.
 
     Raises:
         ResolutionError: the backend needs fixed sizes.
@@ -72,6 +75,7 @@ def compile_program(program: Program, backend: str, target: str = "host", thread
     """
     kind = load_backend(backend)
     if backend not in LOWERED_ONLY:
-        return kind(**({"threads": threads} if backend == "onnx" else {})).compile(program)
+        options = {"threads": threads, "exact": exact, "verify": exact} if backend == "onnx" else {}
+        return kind(**options).compile(program)
     require_fixed_size(program)
     return kind(target=target, threads=threads).compile(lower(program))
