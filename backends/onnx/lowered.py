@@ -130,6 +130,27 @@ def _resize(call: Call) -> str:
     return call.emit_function("resize_bilinear", call.value("x"), *tables)
 
 
+def _masked(dense: Rule) -> Rule:
+    """The dense convolution, of which the active tiles are kept: ONNX has no loop over a list that is as fast."""
+
+    def write(call: Call) -> str:
+        return call.emit_function("gather_tiles", dense(call), call.value("tiles"), width=call["width"])
+
+    return write
+
+
+def _float_convolution(call: Call) -> str:
+    return call.emit(
+        "Conv",
+        call.value("x"),
+        call.value("weight"),
+        call.optional("bias"),
+        kernel_shape=list(call.sizes("weight", "a convolution")[2:]),
+        **_geometry(call),
+        group=call["groups"],
+    )
+
+
 RULES: Mapping[Any, Rule] = {
     matte.pack_signs.default: _pack_signs,
     matte.pack_units.default: _pack_units,
@@ -142,4 +163,16 @@ RULES: Mapping[Any, Rule] = {
     matte.tanh.default: _stated("tanh", "Tanh"),
     matte.plane_mean.default: _stated("plane_mean", "GlobalAveragePool"),
     matte.resize_bilinear.default: _resize,
+    matte.mask_tiles.default: lambda call: call.emit_function(
+        "mask_tiles", call.value("mask"), width=call["width"]
+    ),
+    matte.gather_tiles.default: lambda call: call.emit_function(
+        "gather_tiles", call.value("x"), call.value("tiles"), width=call["width"]
+    ),
+    matte.scatter_tiles.default: lambda call: call.emit_function(
+        "scatter_tiles", call.value("values"), call.value("tiles"), call.value("base")
+    ),
+    matte.masked_binary_conv2d.default: _masked(_binary_convolution),
+    matte.masked_quantized_conv2d.default: _masked(_quantized_convolution),
+    matte.masked_conv2d.default: _masked(_float_convolution),
 }

@@ -13,10 +13,12 @@ from tvm.s_tir import Schedule
 from mattecompress.backends.tvm.kernels.bitserial import schedule_binary_convolution
 from mattecompress.backends.tvm.kernels.bitserial_depthwise import schedule_binary_depthwise
 from mattecompress.backends.tvm.kernels.integer import schedule_integer_convolution
+from mattecompress.backends.tvm.kernels.masked import schedule_masked_convolution
 from mattecompress.backends.tvm.kernels.packing import schedule_packing
 from mattecompress.backends.tvm.schedules.convolution import Packing, schedule_convolution
 from mattecompress.backends.tvm.schedules.depthwise import schedule_depthwise
 from mattecompress.backends.tvm.schedules.frame import schedule_frame
+from mattecompress.backends.tvm.schedules.guard import guard_loops
 from mattecompress.backends.tvm.schedules.injective import schedule_injective
 from mattecompress.backends.tvm.schedules.pieces import cut_loops, join_rows
 from mattecompress.backends.tvm.schedules.pooling import schedule_pooling
@@ -50,6 +52,7 @@ RULES: dict[str, Rule] = {
     "convolution": schedule_convolution,
     "winograd": schedule_winograd,
     "depthwise": schedule_depthwise,
+    "masked convolution": adapted(schedule_masked_convolution),
     "binary convolution": adapted(schedule_binary_convolution),
     "binary depthwise": adapted(schedule_binary_depthwise),
     "integer convolution": adapted(schedule_integer_convolution),
@@ -74,7 +77,7 @@ def schedule_function(function: tirx.PrimFunc, target: Target) -> PackedFunction
             refusals.append(f"{name}: {refusal}")
             continue
         attributes = {**function.attrs, "tirx.is_scheduled": True, RULE_ATTRIBUTE: name}
-        result = join_rows(cut_loops(schedule.mod["main"])).with_attrs(attributes)
+        result = guard_loops(join_rows(cut_loops(schedule.mod["main"]))).with_attrs(attributes)
         return PackedFunction(result, tuple(packings))
     raise AssertionError(f"no rule took the function: {refusals}")
 

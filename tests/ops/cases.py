@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from hypothesis import strategies as st
 
 
@@ -44,3 +45,9 @@ def convolutions(draw: st.DrawFn, channels: int = 70, outputs: int = 24, groups:
         dilation=dilation,
         seed=draw(st.integers(0, 2**16)),
     )
+
+
+def draw_mask(shape: tuple[int, ...], density: float, seed: int) -> torch.Tensor:
+    """A float32 mask of about `density`, in fractions and zeros."""
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.where(values < density, 1 - values / 2, 0.0)

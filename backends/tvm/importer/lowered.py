@@ -16,6 +16,14 @@ from mattecompress.backends.tvm.kernels.bitserial_depthwise import (
     emit_binary_depthwise_conv2d_bits,
 )
 from mattecompress.backends.tvm.kernels.integer import emit_dequantize, emit_quantize, emit_quantized_conv2d
+from mattecompress.backends.tvm.kernels.masked import (
+    emit_gather_tiles,
+    emit_mask_tiles,
+    emit_masked_binary_conv2d,
+    emit_masked_conv2d,
+    emit_masked_quantized_conv2d,
+    emit_scatter_tiles,
+)
 from mattecompress.backends.tvm.kernels.packing import emit_pack_signs, emit_pack_units
 
 assert ops
@@ -33,6 +41,12 @@ EMITTERS: dict[Any, Emitter] = {
     matte.quantize.default: emit_quantize,
     matte.dequantize.default: emit_dequantize,
     matte.quantized_conv2d.default: emit_quantized_conv2d,
+    matte.mask_tiles.default: emit_mask_tiles,
+    matte.gather_tiles.default: emit_gather_tiles,
+    matte.scatter_tiles.default: emit_scatter_tiles,
+    matte.masked_binary_conv2d.default: emit_masked_binary_conv2d,
+    matte.masked_quantized_conv2d.default: emit_masked_quantized_conv2d,
+    matte.masked_conv2d.default: emit_masked_conv2d,
 }
 
 

@@ -15,7 +15,7 @@ The bytes of a tap are a run of words, and so are those of a row of neighbouring
 pixels; bits of a run's last word that belong to others are masked. Reference: mattecompress.ops.binary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -43,6 +43,7 @@ from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_til
 from mattecompress.backends.tvm.kernels.window import (
     Array,
     Expression,
+    Outputs,
     arguments,
     border_table,
     constant,
@@ -53,6 +54,9 @@ from mattecompress.backends.tvm.kernels.window import (
     result_tile,
 )
 from mattecompress.backends.tvm.schedules.stages import divisors
+
+Counts = Callable[[Sequence[Expression], Sequence[Expression]], Expression]
+"""Bits that differ in each byte of a word, by output and step."""
 
 RESULT, BITS = "binary_result", "binary_bits"
 STEPS = 31
@@ -151,21 +155,27 @@ def emit_binary_conv2d_bits(builder: relax.BlockBuilder, node: fx.Node, operands
 
 
 def plan_binary_convolution(
-    weight: Array, size: tuple[int, int], values: dict[str, Any], packed: bool = False
+    weight: Array,
+    size: tuple[int, int],
+    values: dict[str, Any],
+    packed: bool = False,
+    columns: int | None = None,
 ) -> BinaryPlan:
-    """The plan for packed weights (O, KH, KW, B), an input of `size` and the node's other arguments."""
-    outputs, rows, columns, stored = weight.shape
-    window, target = geometry((rows, columns), values), current_target()
+    """The plan for packed weights (O, KH, KW, B), an input of `size` and the node's other arguments.
+
+    columns: outputs in a row, where they are not those of the image.
+    """
+    outputs, rows, taps, stored = weight.shape
+    window, target = geometry((rows, taps), values), current_target()
     registers = Registers.of(target)
     groups, octets = values["groups"], ceil(values["channels"] / 8)
-    joined = groups == 1 and columns > 1 and window.dilation[1] == 1 and octets == stored
-    joined = joined and columns * octets <= LONGEST_RUN
-    runs, run = (1, columns * octets) if joined else (columns, octets)
+    joined = groups == 1 and taps > 1 and window.dilation[1] == 1 and octets == stored
+    joined = joined and taps * octets <= LONGEST_RUN
+    runs, run = (1, taps * octets) if joined else (taps, octets)
     unit = choose_unit(run, outputs // groups, registers, packed)
     words = ceil(run / unit)
-    tile = choose_tile(
-        outputs // groups, window.extent(size[1], 1), unit, registers, multiple=8 if packed else 1
-    )
+    columns = columns or window.extent(size[1], 1)
+    tile = choose_tile(outputs // groups, columns, unit, registers, multiple=8 if packed else 1)
     kind = counting(target, unit, tile.lanes, rows * runs * words)
     copied = joined or window.padding != (0, 0) or words * unit > stored
     chunks = (1, 1, 1) if kind.startswith("pairs") else choose_chunks(rows, runs, words)
@@ -230,23 +240,27 @@ def lay_out_words(weight: Array, plan: BinaryPlan) -> Array:
     return np.ascontiguousarray(words.transpose(0, 2, 3, 4, 1))
 
 
-def binary_convolution(source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: BinaryPlan) -> te.Tensor:
-    """The kernel, int32 (N, OH, OW, O)."""
-    total = _totals(source, weight, plan)
+def binary_convolution(
+    source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: BinaryPlan, outputs: Outputs | None = None
+) -> te.Tensor:
+    """The kernel, int32 (N, OH, OW, O), or of the shape of the given outputs."""
+    outputs = outputs or Outputs.all(plan.window, plan.size, int(source.shape[0]))
+    total = _totals(source, weight, plan, outputs)
 
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
         value = total(n, y, x, o)
         value = add_pairs(plan.counting, value) if plan.in_pairs else value.astype("int32")
-        return read_table(table, plan.window, plan.size, y, x, o) - plan.factor * value
+        _, row, column = outputs.place(n, y, x)
+        return read_table(table, plan.window, plan.size, row, column, o) - plan.factor * value
 
-    return te.compute(total.shape, result, name=RESULT, attrs={"tile": plan.tile.numbers})
+    return te.compute(total.shape, result, name=RESULT, attrs=outputs.attributes(plan.tile.numbers))
 
 
 def binary_convolution_bits(
     source: te.Tensor, weight: te.Tensor, start: te.Tensor, span: te.Tensor, plan: BinaryPlan
 ) -> te.Tensor:
     """The kernel that compares its totals, uint8 (N, OH, OW, O / 8)."""
-    total = _totals(source, weight, plan)
+    total = _totals(source, weight, plan, Outputs.all(plan.window, plan.size, int(source.shape[0])))
     *pixels, outputs = total.shape
 
     def octet(n: Expression, y: Expression, x: Expression, place: Expression) -> Expression:
@@ -262,13 +276,15 @@ def binary_convolution_bits(
     return te.compute((*pixels, outputs // 8), octet, name=BITS, attrs={"tile": plan.tile.numbers})
 
 
-def _totals(source: te.Tensor, weight: te.Tensor, plan: BinaryPlan) -> te.Tensor:
+def _totals(source: te.Tensor, weight: te.Tensor, plan: BinaryPlan, outputs: Outputs) -> te.Tensor:
     """Counts of every output, (N, OH, OW, O)."""
-    window = plan.window
-    outputs = int(weight.shape[0]) * plan.tile.outputs
-    shape = (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1), outputs)
-    octets = gather(source, window, border=0) if plan.copied else Octets(source, int(source.shape[3]))
-    return (_total_in_pairs if plan.in_pairs else _total_in_bytes)(octets, weight, shape, plan)
+    octets = gather(source, plan.window, border=0) if plan.copied else Octets(source, int(source.shape[3]))
+
+    def counts(output: Sequence[Expression], step: Sequence[Expression]) -> Expression:
+        return _counts(octets, weight, plan, (*outputs.place(*output[:3]), output[3]), step)
+
+    shape = (*outputs.shape, int(weight.shape[0]) * plan.tile.outputs)
+    return (_total_in_pairs if plan.in_pairs else _total_in_bytes)(counts, shape, plan)
 
 
 def _counts(
@@ -297,27 +313,27 @@ def _group_bytes(octets: Octets, plan: BinaryPlan) -> int:
     return octets.pixel // plan.groups
 
 
-def _total_in_pairs(octets: Octets, weight: te.Tensor, shape: tuple[int, ...], plan: BinaryPlan) -> te.Tensor:
+def _total_in_pairs(counts: Counts, shape: tuple[int, ...], plan: BinaryPlan) -> te.Tensor:
     extents = (*plan.taps, plan.words // plan.loaded, plan.loaded)
     step = [te.reduce_axis((0, extent), name) for extent, name in zip(extents, "klmi", strict=True)]
     add = _adder(plan)
-    return te.compute(shape, lambda *o: add(_counts(octets, weight, plan, o, step), axis=step), name="total")
+    return te.compute(shape, lambda *o: add(counts(o, step), axis=step), name="total")
 
 
-def _total_in_bytes(octets: Octets, weight: te.Tensor, shape: tuple[int, ...], plan: BinaryPlan) -> te.Tensor:
+def _total_in_bytes(counts: Counts, shape: tuple[int, ...], plan: BinaryPlan) -> te.Tensor:
     extents = [extent // count for extent, count in zip((*plan.taps, plan.words), plan.chunks, strict=True)]
     step = [te.reduce_axis((0, extent), name) for extent, name in zip(extents, "klm", strict=True)]
     chunks = [te.reduce_axis((0, count), name) for count, name in zip(plan.chunks, "abc", strict=True)]
 
     def in_chunk(*index: Expression) -> Expression:
         place = [chunk * extent + s for chunk, extent, s in zip(index[4:], extents, step, strict=True)]
-        return te.sum(_counts(octets, weight, plan, index[:4], [*place, 0]), axis=step)
+        return te.sum(counts(index[:4], [*place, 0]), axis=step)
 
-    counts = te.compute((*shape, *plan.chunks), in_chunk, name="counts")
+    parts = te.compute((*shape, *plan.chunks), in_chunk, name="counts")
     if plan.counting == "dot":
         add = _adder(plan)
-        return te.compute(shape, lambda *o: add(counts(*o, *chunks), axis=chunks), name="total")
-    return te.compute(shape, lambda *o: te.sum(add_bytes(counts(*o, *chunks)), axis=chunks), name="total")
+        return te.compute(shape, lambda *o: add(parts(*o, *chunks), axis=chunks), name="total")
+    return te.compute(shape, lambda *o: te.sum(add_bytes(parts(*o, *chunks)), axis=chunks), name="total")
 
 
 def _adder(plan: BinaryPlan) -> Any:

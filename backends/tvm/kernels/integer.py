@@ -35,6 +35,7 @@ from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_til
 from mattecompress.backends.tvm.kernels.window import (
     Array,
     Expression,
+    Outputs,
     arguments,
     border_table,
     constant,
@@ -156,12 +157,17 @@ def signed_weight(weight: Array, inputs: int, values: dict[str, Any]) -> Array:
     return np.ascontiguousarray(unpacked.numpy())
 
 
-def plan_convolution(weight: Array, size: tuple[int, int], values: dict[str, Any]) -> IntegerPlan:
-    """The plan for int8 weights (O, I, KH, KW) that mix channels."""
+def plan_convolution(
+    weight: Array, size: tuple[int, int], values: dict[str, Any], columns: int | None = None
+) -> IntegerPlan:
+    """The plan for int8 weights (O, I, KH, KW) that mix channels.
+
+    columns: outputs in a row, where they are not those of the image.
+    """
     outputs, inputs, *kernel = weight.shape
     window, target = geometry(kernel, values), current_target()
     per_group = outputs // values["groups"]
-    tile = choose_tile(per_group, window.extent(size[1], 1), WORD, Registers.of(target))
+    tile = choose_tile(per_group, columns or window.extent(size[1], 1), WORD, Registers.of(target))
     kind = multiplication(target, tile.lanes, int(weight.min()))
     if kind.startswith("sm"):
         tile = replace(tile, steps=1)
@@ -191,11 +197,13 @@ def choose_words(run: int, kind: str) -> tuple[int, int]:
     return -(-words // loaded) * loaded, loaded
 
 
-def plan_depthwise(weight: Array, size: tuple[int, int], values: dict[str, Any]) -> IntegerPlan:
-    """The plan for int8 weights (C, 1, KH, KW), one filter a channel."""
+def plan_depthwise(
+    weight: Array, size: tuple[int, int], values: dict[str, Any], columns: int | None = None
+) -> IntegerPlan:
+    """The plan for int8 weights (C, 1, KH, KW), one filter a channel; `columns` as for `plan_convolution`."""
     channels, _, *kernel = weight.shape
     window = geometry(kernel, values)
-    width = window.extent(size[1], 1)
+    width = columns or window.extent(size[1], 1)
     pixels = max(p for p in range(1, DEPTHWISE_PIXELS + 1) if width % p == 0)
     tile = Tile(lanes_of(channels, 2, Registers.of(current_target())), 1, pixels)
     copied, border = window.padding != (0, 0), _border(values["zero_point"])
@@ -230,9 +238,10 @@ def lay_out_depthwise(weight: Array, plan: IntegerPlan) -> Array:
 
 
 def integer_convolution(
-    source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: IntegerPlan
+    source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: IntegerPlan, places: Outputs | None = None
 ) -> te.Tensor:
-    """The kernel of a convolution that mixes channels, int32 (N, OH, OW, O)."""
+    """The kernel of a convolution that mixes channels, int32 (N, OH, OW, O), or of the shape of the given outputs."""
+    places = places or Outputs.all(plan.window, plan.size, int(source.shape[0]))
     window, block, words = plan.window, plan.tile.outputs, plan.words
     codes = _codes(source, plan)
     outputs = int(weight.shape[0]) * block
@@ -243,28 +252,33 @@ def integer_convolution(
     add = te.comm_reducer(accumulate, lambda dtype: tirx.const(0, dtype), name="accumulate")
 
     def total(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
-        pixel = (n, window.tap(y, row, 0), window.tap(x, column, 1))
+        image, top, left = places.place(n, y, x)
+        pixel = (image, window.tap(top, row, 0), window.tap(left, column, 1))
         group = o // (outputs // plan.groups) * (codes.pixel // plan.groups) if plan.groups > 1 else 0
         code = codes.word("int32", pixel, group + piece * (plan.loaded * WORD), index, plan.loaded)
         factor = weight(o // block, row, column, piece * plan.loaded + index, o % block)
         return add(multiply(plan.multiplication, code, factor), axis=[row, column, piece, index])
 
-    return _result(source, table, te.compute(_shape(source, plan, outputs), total, name="total"), plan)
+    return _result(table, te.compute((*places.shape, outputs), total, name="total"), plan, places)
 
 
-def integer_depthwise(source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: IntegerPlan) -> te.Tensor:
-    """The kernel of a depthwise convolution, int32 (N, OH, OW, C)."""
+def integer_depthwise(
+    source: te.Tensor, weight: te.Tensor, table: te.Tensor, plan: IntegerPlan, places: Outputs | None = None
+) -> te.Tensor:
+    """The kernel of a depthwise convolution, int32 (N, OH, OW, C), or of the shape of the given outputs."""
     window = plan.window
+    places = places or Outputs.all(window, plan.size, int(source.shape[0]))
     codes = _codes(source, plan)
     row, column = (
         te.reduce_axis((0, extent), name) for extent, name in zip(window.kernel, "kl", strict=True)
     )
 
     def total(n: Expression, y: Expression, x: Expression, c: Expression) -> Expression:
-        code = codes.octet(n, window.tap(y, row, 0), window.tap(x, column, 1), c).astype("int16")
+        image, top, left = places.place(n, y, x)
+        code = codes.octet(image, window.tap(top, row, 0), window.tap(left, column, 1), c).astype("int16")
         return te.sum(code.astype("int32") * weight(row, column, c).astype("int32"), axis=[row, column])
 
-    return _result(source, table, te.compute(_shape(source, plan, plan.words), total, name="total"), plan)
+    return _result(table, te.compute((*places.shape, plan.words), total, name="total"), plan, places)
 
 
 def _codes(source: te.Tensor, plan: IntegerPlan) -> Octets:
@@ -273,16 +287,12 @@ def _codes(source: te.Tensor, plan: IntegerPlan) -> Octets:
     return gather(source, plan.window, plan.border, flip=plan.offset != 0)
 
 
-def _shape(source: te.Tensor, plan: IntegerPlan, outputs: int) -> tuple[int, ...]:
-    window = plan.window
-    return (int(source.shape[0]), window.extent(plan.size[0], 0), window.extent(plan.size[1], 1), outputs)
-
-
-def _result(source: te.Tensor, table: te.Tensor, total: te.Tensor, plan: IntegerPlan) -> te.Tensor:
+def _result(table: te.Tensor, total: te.Tensor, plan: IntegerPlan, places: Outputs) -> te.Tensor:
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
-        return read_table(table, plan.window, plan.size, y, x, o) + total(n, y, x, o)
+        _, row, column = places.place(n, y, x)
+        return read_table(table, plan.window, plan.size, row, column, o) + total(n, y, x, o)
 
-    return te.compute(total.shape, result, name=RESULT, attrs={"tile": plan.tile.numbers})
+    return te.compute(total.shape, result, name=RESULT, attrs=places.attributes(plan.tile.numbers))
 
 
 def schedule_integer_convolution(schedule: Any) -> str | None:

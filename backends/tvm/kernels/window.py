@@ -9,6 +9,7 @@ Outputs whose windows leave the image by the same taps are of one class; away fr
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mattecompress.backends.tvm.compute.convolution import Geometry
 
 Array = np.ndarray[Any, Any]
 Expression = Any
+MASKED = "masked"
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -44,6 +46,30 @@ def constant(operand: Any) -> Array:
     """The array behind a constant operand: a Relax constant, a torch tensor or an array."""
     data = operand.value if isinstance(operand, GenericConst) else operand
     return np.asarray(data.numpy() if hasattr(data, "numpy") else data)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which outputs a kernel computes.
+
+    shape: of its loops over images, rows and columns.
+    place: the output (n, y, x) behind an index of these loops.
+    masked: rows from a count on are not computed.
+    """
+
+    shape: tuple[int, int, int]
+    place: Callable[[Expression, Expression, Expression], tuple[Expression, Expression, Expression]]
+    masked: bool = False
+
+    @classmethod
+    def all(cls, window: Geometry, size: Sequence[int], batch: int) -> "Outputs":
+        """Every output of a window that slides over images of `size` rows and columns."""
+        shape = (batch, window.extent(size[0], 0), window.extent(size[1], 1))
+        return cls(shape, lambda n, y, x: (n, y, x))
+
+    def attributes(self, tile: Sequence[int]) -> dict[str, Any]:
+        """What the block of the results says to the rule that schedules it; `tile` are a `Tile`'s numbers."""
+        return {"tile": list(tile), MASKED: int(self.masked)}
 
 
 def border_classes(window: Geometry, size: int, axis: int) -> tuple[list[int], Array]:

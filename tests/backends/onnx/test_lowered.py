@@ -10,7 +10,7 @@ from mattecompress.backends.onnx.lowered import RULES
 from mattecompress.backends.onnx.translate import refusal
 from mattecompress.ops import binary, integer
 from tests.backends.onnx.nets import assert_same, both, compiled, image, initializers, operators, program_of
-from tests.ops.cases import Convolution, convolutions
+from tests.ops.cases import Convolution, convolutions, draw_mask
 
 matte = torch.ops.matte
 words = st.sampled_from(binary.WORDS)
@@ -141,6 +141,35 @@ def test_resize(size: tuple[int, int], result: tuple[int, int], align: bool):
     assert_same(lambda x: matte.resize_bilinear(x, None, False, [2.0, 2.0]), x, 0)
 
 
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 7), st.integers(1, 5), st.integers(1, 4)),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+@settings(max_examples=15, deadline=None)
+def test_masked_convolutions(size: tuple[int, int, int, int], density: float):
+    batch, height, across, width = size
+    x = draw_mask((batch, 3, height, across * width), density, seed=height) * 8
+    signs = binary.pack_weight_signs(image(4, 3, 3, 3), 8)
+    codes = torch.randint(-128, 128, (4, 3, 3, 3), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    weight = codes.float()
+    geometry = ([1, 1], [1, 1], [1, 1], 1)
+
+    def convolve(x, signs, codes, weight):
+        tiles = matte.mask_tiles(x[:, :1], width)
+        bits, q = matte.pack_signs(x - 0.5, None, 1, 8), matte.quantize(x, 1.0, 3, 8)
+        results = (
+            matte.masked_binary_conv2d(bits, signs, tiles, width, 3, *geometry, "signs", 0).float(),
+            matte.masked_quantized_conv2d(q, codes, tiles, width, 3, 8, [3, 3], *geometry).float(),
+            matte.masked_conv2d(x.round(), weight, None, tiles, width, *geometry),
+        )
+        base = x[:, :1].expand(-1, 4, -1, -1)
+        for compact in results:
+            base = matte.scatter_tiles(compact, tiles, base)
+        return base
+
+    assert_same(convolve, x, 0, signs=signs, codes=codes, weight=weight)
+
+
 @pytest.mark.parametrize(
     ("function", "standard"),
     [
@@ -192,7 +221,11 @@ def test_a_zero_point_outside_the_codes_is_refused():
 
 
 def test_every_operation_has_a_function():
-    assert {target._schema.name.removeprefix("matte::") for target in RULES} <= set(functions.FUNCTIONS)
+    """Masked convolutions are the dense ones and `gather_tiles`."""
+    names = {target._schema.name.removeprefix("matte::") for target in RULES}
+    masked = {name for name in names if name.startswith("masked_")}
+    assert names - masked <= set(functions.FUNCTIONS)
+    assert {f"masked_{name}" for name in ("conv2d", "binary_conv2d", "quantized_conv2d")} == masked
     assert {name for names in functions.NEEDS.values() for name in names} <= set(functions.FUNCTIONS)
 
 

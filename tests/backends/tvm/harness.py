@@ -11,7 +11,8 @@ from torch import Tensor, fx
 from tvm import relax
 
 import mattecompress.ops  # noqa: F401  (registers torch.ops.matte)
-from mattecompress.backends.tvm.kernels import bitserial, bitserial_depthwise, integer, packing
+from mattecompress.backends.tvm.kernels import bitserial, bitserial_depthwise, integer, masked, packing
+from mattecompress.backends.tvm.schedules.guard import guard_loops
 from mattecompress.backends.tvm.schedules.pieces import cut_loops
 
 matte = torch.ops.matte
@@ -34,12 +35,24 @@ KERNELS: dict[Any, tuple[Callable[..., relax.Var], Callable[[Any], str | None] |
     matte.quantize.default: (integer.emit_quantize, None),
     matte.dequantize.default: (integer.emit_dequantize, None),
     matte.quantized_conv2d.default: (integer.emit_quantized_conv2d, integer.schedule_integer_convolution),
+    matte.mask_tiles.default: (masked.emit_mask_tiles, None),
+    matte.gather_tiles.default: (masked.emit_gather_tiles, None),
+    matte.masked_binary_conv2d.default: (
+        masked.emit_masked_binary_conv2d,
+        masked.schedule_masked_convolution,
+    ),
+    matte.masked_quantized_conv2d.default: (
+        masked.emit_masked_quantized_conv2d,
+        masked.schedule_masked_convolution,
+    ),
+    matte.masked_conv2d.default: (masked.emit_masked_conv2d, masked.schedule_masked_convolution),
 }
 STORED_AS_IS = (
     matte.binary_conv2d.default,
     matte.binary_depthwise_conv2d.default,
     matte.binary_conv2d_bits.default,
     matte.binary_depthwise_conv2d_bits.default,
+    matte.masked_binary_conv2d.default,
 )
 """Operations that take bits, which are stored in the order the operation gives them."""
 
@@ -74,14 +87,15 @@ def make_kernel(
         variable = relax.Var("x", relax.TensorType(list(source.shape), str(source.dtype)))
         with builder.function("main", [variable]):
             with builder.dataflow():
-                result = builder.emit_output(emit(builder, node, [variable, *arguments[1:]]))
+                others = [argument for argument in arguments[1:] if isinstance(argument, Tensor)]
+                result = builder.emit_output(emit(builder, node, [variable, *others]))
             builder.emit_func_output(result)
         module = builder.finalize()
         (function,) = (f for f in module.functions.values() if isinstance(f, tvm.tirx.PrimFunc))
         if rule is not None and scheduled:
             schedule = tvm.s_tir.Schedule(function)
             assert rule(schedule) is None
-            function = cut_loops(schedule.mod["main"])
+            function = guard_loops(cut_loops(schedule.mod["main"]))
     fields = module["main"].body.blocks[0].bindings[0].value.args[1]
     constants = [field.value.numpy() for field in fields.fields[1:]]
     function = function.with_attr("tirx.is_scheduled", True)

@@ -1,0 +1,170 @@
+"""Masked kernels: the reference's answer in the active tiles, nothing written beyond them, the active share of the time."""
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mattecompress.backends.tvm.targets import find_target
+from mattecompress.benchmark import time_in_turn
+from mattecompress.ops import masked
+from mattecompress.ops.binary import WORDS, pack_weight_signs
+from tests.backends.tvm import calls
+from tests.backends.tvm.emulation import check_emulated
+from tests.backends.tvm.harness import Kernel, build, make_kernel, run_here
+from tests.backends.tvm.nets import Net, compiled, program_of
+from tests.ops.cases import Convolution, convolutions, draw_mask
+
+matte = torch.ops.matte
+HOST = find_target("host").tvm()
+UNTOUCHED = 0xA5
+densities = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+PLAIN = Convolution(1, 6, 8, 16, 16, 1, (3, 3), (1, 1), (1, 1), (1, 1), 1)
+RAGGED = Convolution(2, 7, 6, 35, 20, 1, (3, 3), (2, 1), (1, 1), (1, 1), 2)
+GROUPED = Convolution(2, 5, 6, 20, 8, 3, (3, 2), (1, 1), (2, 1), (1, 2), 3)
+POINTWISE = Convolution(1, 4, 16, 64, 40, 1, (1, 1), (1, 1), (0, 0), (1, 1), 4)
+CASES = [PLAIN, RAGGED, GROUPED, POINTWISE]
+
+
+def masked_call(call: calls.Call, density: float, seed: int) -> calls.Call:
+    """The masked form of a dense call."""
+    op, (x, weight, *rest) = call
+    batch, _, rows, columns = op(x, weight, *rest).shape
+    width = masked.choose_width(columns)
+    tiles = matte.mask_tiles(draw_mask((batch, 1, rows, columns), density, seed), width)
+    name = str(op).removeprefix("matte.").removeprefix("aten.").removesuffix(".default")
+    before = (x, weight, rest.pop(0)) if name == "conv2d" else (x, weight)
+    return getattr(matte, f"masked_{name}").default, (*before, tiles, width, *rest)
+
+
+def conv2d(case: Convolution) -> calls.Call:
+    """A float convolution of quarters, whose sums are exact in any order."""
+    x = calls.image(case, case.channels * case.groups)
+    shape = (case.outputs * case.groups, case.channels, *case.kernel)
+    weight, bias = (
+        torch.randint(-9, 10, size, generator=calls.generator(case, 2)) / 4 for size in (shape, shape[:1])
+    )
+    return torch.ops.aten.conv2d.default, (x, weight, bias, *calls.tail(case), case.groups)
+
+
+def check(kernel: Kernel, tiles: torch.Tensor) -> None:
+    """Active rows equal the reference, the others are as they were."""
+    count = int(tiles[0])
+    result = run_here(kernel, HOST)
+    assert np.array_equal(result[:, :count], kernel.expected[:, :count])
+    assert not result[:, count:].any()
+
+
+def dense_calls(case: Convolution, bits: int = 8, word: int = 32) -> list[calls.Call]:
+    return [
+        calls.binary_conv2d(case, word, "signs", 0),
+        calls.quantized_conv2d(case, bits, 100),
+        calls.quantized_conv2d(replace(case, groups=1), bits, 7, depthwise=True),
+        conv2d(case),
+    ]
+
+
+@settings(max_examples=10, deadline=None)
+@given(convolutions(channels=40, outputs=16), densities, st.sampled_from(WORDS), st.sampled_from([4, 8]))
+def test_equals_reference(case: Convolution, density: float, word: int, bits: int) -> None:
+    for call in dense_calls(case, bits, word):
+        op, arguments = masked_call(call, density, case.seed)
+        tiles = next(a for a in arguments if isinstance(a, torch.Tensor) and a.dtype is torch.int32)
+        check(make_kernel(op, arguments, HOST), tiles)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), st.integers(1, 4), densities)
+def test_list_and_gather(size: tuple[int, int, int], width: int, density: float) -> None:
+    batch, height, across = size
+    mask = draw_mask((batch, 1, height, across * width), density, height)
+    kernel = make_kernel(matte.mask_tiles.default, (mask, width), HOST)
+    assert np.array_equal(run_here(kernel, HOST), kernel.expected)
+    x = torch.randn(batch, 5, height, across * width)
+    tiles = matte.mask_tiles(mask, width)
+    kernel = make_kernel(matte.gather_tiles.default, (x, tiles, width), HOST)
+    count = int(tiles[0])
+    assert np.array_equal(run_here(kernel, HOST)[:, :count], kernel.expected[:, :count])
+
+
+def test_a_masked_block_through_the_whole_path() -> None:
+    """y = M * f(C3(x)) + C1(x): list, two convolutions of one list, what follows them, scatter."""
+
+    def block(net: Any, x: torch.Tensor) -> torch.Tensor:
+        mask = x[:, :1].clamp(0, 1)
+        tiles = matte.mask_tiles(mask, 4)
+        bits = matte.pack_signs(x, None, 1, 16)
+        inside = matte.gather_tiles(mask, tiles, 4)
+        total = x
+        for scale, weight in zip((0.1, 0.2), (net.first, net.second), strict=True):
+            sums = matte.masked_binary_conv2d(
+                bits, weight, tiles, 4, 16, [1, 1], [1, 1], [1, 1], 1, "signs", 0
+            )
+            total = matte.scatter_tiles(torch.sigmoid(sums * scale + 0.25) * inside, tiles, total)
+        return total
+
+    net = Net(block)
+    for name in ("first", "second"):
+        net.register_buffer(name, pack_weight_signs(torch.randn(16, 16, 3, 3), 16))
+    program = program_of(net, (1, 16, 9, 12))
+    x = torch.randn(1, 16, 9, 12, generator=torch.Generator().manual_seed(0)) - 1
+    with torch.no_grad():
+        expected = program.run(x=x)["out0"]
+    torch.testing.assert_close(compiled(program).run(x=x)["out0"], expected, rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "emulator"),
+    [
+        pytest.param(name, emulator, marks=pytest.mark.needs(emulator))
+        for name, emulator in (("cortex-a76", "qemu-aarch64"), ("armv7-a", "qemu-arm"))
+    ],
+)
+def test_equals_reference_on_arm(name: str, emulator: str, tmp_path: Path) -> None:
+    target = find_target(name)
+    kernels = [make_kernel(matte.mask_tiles.default, (draw_mask((2, 1, 5, 8), 0.3, 1), 4), target.tvm())]
+    for case in CASES:
+        for call in dense_calls(case):
+            op, arguments = masked_call(call, 0.4, case.seed)
+            kernel = make_kernel(op, arguments, target.tvm())
+            count = next(
+                int(a[0]) for a in arguments if isinstance(a, torch.Tensor) and a.dtype is torch.int32
+            )
+            kernel.expected.view(np.uint8).reshape(*kernel.expected.shape[:2], -1)[:, count:] = UNTOUCHED
+            kernels.append(kernel)
+    assert check_emulated(kernels, target, tmp_path).count("right") == len(kernels)
+
+
+def band(height: int, width: int, density: float) -> torch.Tensor:
+    """A mask of exactly that density around a head's outline, as a matte's boundary has it."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    radius = ((y / height - 0.55) ** 2 + ((x - width / 2) / height) ** 2).sqrt()
+    distance = (radius - 0.33).abs()
+    return (distance <= distance.flatten().kthvalue(int(density * height * width)).values).float()[None, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "height", "width"), [(128, 36, 64), (64, 72, 128)])
+def test_time_follows_density(channels: int, height: int, width: int) -> None:
+    case = Convolution(1, height, width, channels, channels, 1, (3, 3), (1, 1), (1, 1), (1, 1), 0)
+    op, (bits, weight, *rest) = calls.binary_conv2d(case, 64, "signs", 0)
+    kernels = {1.0: make_kernel(op, (bits, weight, *rest), HOST)}
+    for density in (0.1, 0.28, 0.5):
+        tiles = matte.mask_tiles(band(height, width, density), 4)
+        arguments = (bits, weight, tiles, 4, *rest)
+        kernels[density] = make_kernel(matte.masked_binary_conv2d.default, arguments, HOST)
+    library = build(list(kernels.values()), HOST)
+    works = {}
+    for index, (density, kernel) in enumerate(kernels.items()):
+        arrays = [tvm.runtime.tensor(a) for a in (*kernel.arguments, np.zeros_like(kernel.expected))]
+        works[str(density)] = lambda f=library[f"kernel_{index}"], arrays=arrays: f(*arrays)
+    times = {name: statistics.median(taken) for name, taken in time_in_turn(works, 200).items()}
+    for density in (0.1, 0.28, 0.5):
+        assert times[str(density)] <= (density + 0.12) * times["1.0"], times
