@@ -64,6 +64,10 @@ def mask_tiles(mask: Tensor, width: int) -> Tensor:
 )
 def gather_tiles(x: Tensor, tiles: Tensor, width: int) -> Tensor:
     """The active tiles of images (N, C, H, W) of any type: (1, C, K, width)."""
+    return _gather(x, tiles, width)
+
+
+def _gather(x: Tensor, tiles: Tensor, width: int) -> Tensor:
     count = count_tiles(x.shape, width)
     rows = x.permute(0, 2, 3, 1).reshape(count, width, x.shape[1])
     kept = torch.zeros_like(rows)
@@ -117,7 +121,7 @@ def masked_binary_conv2d(
     dense = torch.ops.matte.binary_conv2d(
         bits, weight, channels, stride, padding, dilation, groups, encoding, border
     )
-    return gather_tiles(dense, tiles, width)
+    return _gather(dense, tiles, width)
 
 
 @torch.library.custom_op(
@@ -143,7 +147,7 @@ def masked_quantized_conv2d(
     dense = torch.ops.matte.quantized_conv2d(
         q, weight, zero_point, weight_bits, kernel, stride, padding, dilation, groups
     )
-    return gather_tiles(dense, tiles, width)
+    return _gather(dense, tiles, width)
 
 
 @torch.library.custom_op(
@@ -164,7 +168,7 @@ def masked_conv2d(
     groups: int,
 ) -> Tensor:
     """`aten::conv2d` at the active tiles of its outputs: float32 (1, O, K, width)."""
-    return gather_tiles(F.conv2d(x, weight, bias, stride, padding, dilation, groups), tiles, width)
+    return _gather(F.conv2d(x, weight, bias, stride, padding, dilation, groups), tiles, width)
 
 
 def _compact(dense: Tensor, width: int) -> Tensor:

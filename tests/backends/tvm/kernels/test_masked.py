@@ -71,7 +71,7 @@ def dense_calls(case: Convolution, bits: int = 8, word: int = 32) -> list[calls.
     ]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(convolutions(channels=40, outputs=16), densities, st.sampled_from(WORDS), st.sampled_from([4, 8]))
 def test_equals_reference(case: Convolution, density: float, word: int, bits: int) -> None:
     for call in dense_calls(case, bits, word):
