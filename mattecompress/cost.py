@@ -23,6 +23,14 @@ from mattecompress.propagation import program_symbols
 from mattecompress.text import target_text
 
 aten, matte = torch.ops.aten, torch.ops.matte
+FLOAT_CONVOLUTIONS = {aten.conv2d.default, matte.masked_conv2d.default}
+CONVOLUTIONS = FLOAT_CONVOLUTIONS | {
+    matte.binary_conv2d.default,
+    matte.binary_depthwise_conv2d.default,
+    matte.quantized_conv2d.default,
+    matte.masked_binary_conv2d.default,
+    matte.masked_quantized_conv2d.default,
+}
 MIB_BITS = 8 * 2**20
 BINARY = Precision(1, 1)
 
@@ -120,32 +128,34 @@ def _node_cost(program: Program, node: fx.Node, weight_bits: int) -> NodeCost:
 
 def layer_precision(program: Program, node: fx.Node) -> Precision | None:
     """The precision of a layer that has weights; None for every other node."""
-    return program.facts(node).precision or (FLOAT if node.target is aten.conv2d.default else None)
+    return program.facts(node).precision or (FLOAT if node.target in FLOAT_CONVOLUTIONS else None)
 
 
 def convolution_macs(program: Program, node: fx.Node) -> int:
-    """Multiply-accumulates of a convolution in any form; 0 for every other node."""
+    """Multiply-accumulates of a convolution in any form, masked ones with every tile active; 0 for other nodes."""
     taps = _taps_per_output(program, node)
     return math.prod(program.facts(node).sizes) * taps if taps else 0
 
 
 def _taps_per_output(program: Program, node: fx.Node) -> int:
-    arguments: list[Any] = list(node.args)
     if node.op == "call_module":
         weight = getattr(program.module(node), "weight", None)
         return math.prod(weight.shape[1:]) if weight is not None and weight.ndim == 4 else 0
-    if node.target is aten.conv2d.default:
-        return math.prod(program.facts(arguments[1]).sizes[1:])
-    if node.target is matte.binary_conv2d.default:
-        _, kernel_height, kernel_width, _ = program.facts(arguments[1]).sizes
-        return kernel_height * kernel_width * int(arguments[2])
+    if node.target not in CONVOLUTIONS:
+        return 0
+    names = [argument.name for argument in node.target._schema.arguments]
+    arguments: dict[str, Any] = dict(zip(names, node.args, strict=False))
+    weight = program.facts(arguments["weight"]).sizes
+    if "zero_point" in arguments:
+        channels = program.facts(arguments["q"]).sizes[1]
+        return channels // int(arguments["groups"]) * int(math.prod(arguments["kernel"]))
     if node.target is matte.binary_depthwise_conv2d.default:
-        kernel_height, kernel_width, _ = program.facts(arguments[1]).sizes
-        return kernel_height * kernel_width
-    if node.target is matte.quantized_conv2d.default:
-        channels, groups = program.facts(arguments[0]).sizes[1], int(arguments[8])
-        return channels // groups * int(math.prod(arguments[4]))
-    return 0
+        return math.prod(weight[:2])
+    return (
+        math.prod(weight[1:3]) * int(arguments["channels"])
+        if "channels" in arguments
+        else math.prod(weight[1:])
+    )
 
 
 def _paper_flops(program: Program, node: fx.Node, macs: int, precision: Precision) -> float:

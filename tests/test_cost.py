@@ -1,10 +1,15 @@
 import math
 
 import pytest
+import torch
 
-from mattecompress.cost import OpenSizeError, cost
+from mattecompress.cost import OpenSizeError, convolution_macs, cost
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from mattecompress.signature import Signature
+from mattecompress.tracing import capture
+
+matte = torch.ops.matte
 
 
 def _truncated(value: float, digits: int) -> float:
@@ -50,3 +55,20 @@ def test_regions_and_nodes_add_up(rvm: Program) -> None:
 def test_open_sizes_are_refused(rvm_open: Program) -> None:
     with pytest.raises(OpenSizeError, match="set-resolution"):
         cost(rvm_open)
+
+
+class Masked(torch.nn.Module):
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+        tiles = matte.mask_tiles(x[:, :1], 4)
+        floats = matte.masked_conv2d(x, weight, None, tiles, 4, [1, 1], [1, 1], [1, 1], 1)
+        bits = matte.pack_signs(x, None, 1, 8)
+        return floats + matte.masked_binary_conv2d(
+            bits, signs, tiles, 4, 5, [1, 1], [1, 1], [1, 1], 1, "signs", 0
+        )
+
+
+def test_masked_convolutions_cost_what_dense_ones_do() -> None:
+    shapes = (("x", (1, 5, 6, 8)), ("weight", (7, 5, 3, 3)), ("signs", (7, 3, 3, 1)))
+    program = capture(Masked(), Signature(shapes, ("y",)), "masked")
+    counts = [convolution_macs(program, node) for node in program.operations()]
+    assert [count for count in counts if count] == [6 * 8 * 7 * 45] * 2
