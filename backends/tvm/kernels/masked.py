@@ -105,7 +105,16 @@ def list_tiles(mask: te.Tensor, width: int) -> te.Tensor:
                     result[1 + result[0] + rest] = 0
             return ir.get()
 
-    return te.extern([(1 + 2 * count,)], [mask], build, dtype="int32", name="tiles")
+    buffers = (tirx.decl_buffer(mask.shape, str(mask.dtype)), tirx.decl_buffer((1 + 2 * count,), "int32"))
+    return te.extern(
+        [(1 + 2 * count,)],
+        [mask],
+        build,
+        dtype="int32",
+        name="tiles",
+        in_buffers=[buffers[0]],
+        out_buffers=[buffers[1]],
+    )
 
 
 def emit_gather_tiles(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
