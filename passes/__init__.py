@@ -3,6 +3,7 @@
 PASSES = {
     "binarize": "binarize:Binarize",
     "canonicalize": "canonicalize:Canonicalize",
+    "cast-half": "cast_half:CastHalf",
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
     "lower-binary": "lower_binary:LowerBinary",
     "lower-functions": "lower_functions:LowerFunctions",

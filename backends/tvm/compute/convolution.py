@@ -54,7 +54,7 @@ def gather(
         inside += [j < width + columns] if size[1] > width + columns else []
         inside += [c < channels] if depth > channels else []
         value = x(n, i - rows, j - columns, c)
-        return select(te.all(*inside), value, constant(0.0)) if inside else value
+        return select(te.all(*inside), value, constant(0.0, x.dtype)) if inside else value
 
     return te.compute((batch, *size, depth), element, name="gather")
 

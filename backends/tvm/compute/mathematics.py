@@ -1,11 +1,14 @@
-"""Scalar float32 arithmetic whose results are the same bits on every target.
+"""Scalar float arithmetic whose results are the same bits on every target.
 
 Three rules make that so. Nothing calls libm: exp, tanh and sigmoid are polynomials. A product that is added to
 something passes a fence, because code generators contract `a*b + c` on one target and not on another; where a
 fused multiply-add is wanted, it is written `a * b + c` without a fence, which every target fuses. Division is a
 true division. Rounding is therefore that of ATen and of `mattecompress.ops.reproducible`, operation by operation.
+
+In float16 every function rounds as its operations do, but for exp, sigmoid and tanh, which compute in float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
@@ -24,14 +27,24 @@ from mattecompress.ops.reproducible import (
 Expression = Any
 
 
-def constant(value: float) -> Expression:
-    """A float32 constant."""
-    return tirx.const(value, "float32")
+def constant(value: float, dtype: str = "float32") -> Expression:
+    """A floating-point constant."""
+    return tirx.const(value, dtype)
+
+
+def dtype_of(value: Expression) -> str:
+    """The type of an expression, such as `float32`."""
+    return str(value.ty.dtype if hasattr(value, "ty") else value.dtype)
+
+
+def like(value: Expression, number: float) -> Expression:
+    """A constant of the type of `value`."""
+    return constant(number, dtype_of(value))
 
 
 def fence(value: Expression) -> Expression:
     """The value itself, which no optimiser contracts with what surrounds it."""
-    return tirx.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence", value)
+    return tirx.call_llvm_pure_intrin(dtype_of(value), "llvm.arithmetic.fence", value)
 
 
 def product(a: Expression, b: Expression) -> Expression:
@@ -46,15 +59,15 @@ def quotient(a: Expression, b: Expression) -> Expression:
 
 def named(value: Expression, body: Any) -> Expression:
     """`body(v)` where v names `value`, so that a large expression is written once."""
-    variable = tirx.Var("v", value.ty.dtype if hasattr(value, "ty") else value.dtype)
+    variable = tirx.Var("v", dtype_of(value))
     return tirx.Let(variable, value, body(variable))
 
 
 def clamp(value: Expression, low: float | None, high: float | None) -> Expression:
     """`value` held between two constants, either of which may be absent."""
     if low is not None:
-        value = tirx.max(value, constant(low))
-    return value if high is None else tirx.min(value, constant(high))
+        value = tirx.max(value, like(value, low))
+    return value if high is None else tirx.min(value, like(value, high))
 
 
 def round_half_even(value: Expression) -> Expression:
@@ -72,14 +85,42 @@ def relu(value: Expression) -> Expression:
 
 def hardsigmoid(value: Expression) -> Expression:
     """clamp(x + 3, 0, 6) / 6."""
-    return quotient(clamp(value + constant(3.0), 0.0, 6.0), constant(6.0))
+    return _sixth(clamp(value + like(value, 3.0), 0.0, 6.0))
 
 
 def hardswish(value: Expression) -> Expression:
     """x * clamp(x + 3, 0, 6) / 6."""
-    return named(value, lambda x: quotient(x * clamp(x + constant(3.0), 0.0, 6.0), constant(6.0)))
+
+    def element(x: Expression) -> Expression:
+        gate = clamp(x + like(x, 3.0), 0.0, 6.0)
+        return x * _sixth(gate) if dtype_of(x) == "float16" else _sixth(x * gate)
+
+    return named(value, element)
 
 
+def _sixth(value: Expression) -> Expression:
+    """A sixth; of a float16, by one multiplication: division is slow and no program's answer hangs on its last bit."""
+    if dtype_of(value) == "float16":
+        return product(value, like(value, 1 / 6))
+    return quotient(value, constant(6.0))
+
+
+def single(value: Expression) -> Expression:
+    """The value as float32."""
+    return value if dtype_of(value) == "float32" else value.astype("float32")
+
+
+def in_single(function: Callable[[Expression], Expression]) -> Callable[[Expression], Expression]:
+    """The function, evaluated in float32 whatever the type of its argument, which the result gets."""
+
+    def element(value: Expression) -> Expression:
+        result = function(single(value))
+        return result if dtype_of(value) == "float32" else result.astype(dtype_of(value))
+
+    return element
+
+
+@in_single
 def exp(value: Expression) -> Expression:
     """e**x to 2 ulp for x in [-87, 88]; outside, the value at the nearer end."""
 
@@ -106,11 +147,13 @@ def scale_by_power(value: Expression, bits: Expression) -> Expression:
     return tirx.reinterpret("float32", tirx.reinterpret("int32", value) + bits)
 
 
+@in_single
 def sigmoid(value: Expression) -> Expression:
     """1 / (1 + exp(-x))."""
     return quotient(constant(1.0), constant(1.0) + exp(constant(0.0) - value))
 
 
+@in_single
 def tanh(value: Expression) -> Expression:
     """m / (m + 2) with m = exp(2 |x|) - 1 = 2**n (exp(r) - 1) + (2**n - 1), and the sign of x.
 

@@ -1,9 +1,14 @@
-"""Pooling and means as tensor expressions over NHWC; sums run over columns first, then over rows."""
+"""Pooling and means as tensor expressions over NHWC; sums run over columns first, then over rows.
+
+Sums of float16 values are taken in float32, since a plane of them would overflow, and means rounded once.
+"""
+
+from collections.abc import Callable
 
 from tvm import te, tirx
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
-from mattecompress.backends.tvm.compute.mathematics import constant, quotient
+from mattecompress.backends.tvm.compute.mathematics import constant, like, quotient, single
 from mattecompress.backends.tvm.compute.operands import Expression, Index, select
 
 POOLING_FAMILY = "pooling"
@@ -17,7 +22,7 @@ def average_pool(
     divisor: what sums are divided by; None: the number of elements in the window.
     """
     sizes = (int(x.shape[1]), int(x.shape[2]))
-    total = _windows(x, geometry, shape, 0.0, te.sum)
+    total = _windows(x, geometry, shape, 0.0, te.sum, single)
 
     def count(position: Index, axis: int) -> Expression:
         start = position * geometry.stride[axis] - geometry.padding[axis]
@@ -28,19 +33,24 @@ def average_pool(
 
     def element(n: Index, i: Index, j: Index, c: Index) -> Expression:
         if divisor is not None:
-            return quotient(total(n, i, j, c), constant(float(divisor)))
-        return quotient(total(n, i, j, c), (count(i, 0) * count(j, 1)).astype("float32"))
+            return quotient(total(n, i, j, c), constant(float(divisor))).astype(x.dtype)
+        return quotient(total(n, i, j, c), (count(i, 0) * count(j, 1)).astype("float32")).astype(x.dtype)
 
     return te.compute(total.shape, element, name="average")
 
 
 def max_pool(x: te.Tensor, geometry: Geometry, shape: tuple[int, int]) -> te.Tensor:
     """x (N,H,W,C) to (N,*shape,C)."""
-    return _windows(x, geometry, shape, float(tirx.min_value("float32").value), te.max)
+    return _windows(x, geometry, shape, float(tirx.min_value(x.dtype).value), te.max, lambda value: value)
 
 
 def _windows(
-    x: te.Tensor, geometry: Geometry, shape: tuple[int, int], outside: float, reduce: Expression
+    x: te.Tensor,
+    geometry: Geometry,
+    shape: tuple[int, int],
+    outside: float,
+    reduce: Expression,
+    widen: Callable[[Expression], Expression],
 ) -> te.Tensor:
     batch, height, width, channels = (int(size) for size in x.shape)
     kh = te.reduce_axis((0, geometry.kernel[0]), "kh")
@@ -55,8 +65,10 @@ def _windows(
         column = geometry.tap(j, kw, 1) - geometry.padding[1]
         inside = [row >= 0, row < height] if reaches[0] else []
         inside += [column >= 0, column < width] if reaches[1] else []
-        value = x(n, row, column, c)
-        return reduce(select(te.all(*inside), value, constant(outside)) if inside else value, axis=[kh, kw])
+        value = widen(x(n, row, column, c))
+        if inside:
+            value = select(te.all(*inside), value, like(value, outside))
+        return reduce(value, axis=[kh, kw])
 
     return te.compute((batch, *shape, channels), element, name="window", attrs={"family": POOLING_FAMILY})
 
@@ -67,7 +79,7 @@ def plane_mean(x: te.Tensor) -> te.Tensor:
     kh, kw = te.reduce_axis((0, height), "kh"), te.reduce_axis((0, width), "kw")
     rows = te.compute(
         (batch, height, 1, channels),
-        lambda n, i, j, c: te.sum(x(n, i, kw, c), axis=kw),
+        lambda n, i, j, c: te.sum(single(x(n, i, kw, c)), axis=kw),
         name="rows",
         attrs={"family": POOLING_FAMILY},
     )
@@ -79,7 +91,7 @@ def plane_mean(x: te.Tensor) -> te.Tensor:
     )
     return te.compute(
         total.shape,
-        lambda n, i, j, c: quotient(total(n, i, j, c), constant(float(height * width))),
+        lambda n, i, j, c: quotient(total(n, i, j, c), constant(float(height * width))).astype(x.dtype),
         name="mean",
     )
 
@@ -90,13 +102,13 @@ def channel_mean(x: te.Tensor) -> te.Tensor:
     c = te.reduce_axis((0, channels), "c")
     total = te.compute(
         (batch, height, width, 1),
-        lambda n, i, j, o: te.sum(x(n, i, j, c), axis=c),
+        lambda n, i, j, o: te.sum(single(x(n, i, j, c)), axis=c),
         name="channels",
         attrs={"family": POOLING_FAMILY},
     )
     return te.compute(
         total.shape,
-        lambda n, i, j, o: quotient(total(n, i, j, o), constant(float(channels))),
+        lambda n, i, j, o: quotient(total(n, i, j, o), constant(float(channels))).astype(x.dtype),
         name="mean",
     )
 
@@ -106,9 +118,9 @@ def few_channels_mean(x: te.Tensor) -> te.Tensor:
     batch, height, width, channels = (int(size) for size in x.shape)
 
     def element(n: Index, i: Index, j: Index, o: Index) -> Expression:
-        total = x(n, i, j, 0)
+        total = single(x(n, i, j, 0))
         for c in range(1, channels):
-            total = total + x(n, i, j, c)
-        return quotient(total, constant(float(channels)))
+            total = total + single(x(n, i, j, c))
+        return quotient(total, constant(float(channels))).astype(x.dtype)
 
     return te.compute((batch, height, width, 1), element, name="mean")

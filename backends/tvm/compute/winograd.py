@@ -12,7 +12,7 @@ import numpy as np
 from tvm import te
 
 from mattecompress.backends.tvm.compute.convolution import Geometry, gather
-from mattecompress.backends.tvm.compute.mathematics import constant
+from mattecompress.backends.tvm.compute.mathematics import like
 from mattecompress.backends.tvm.compute.operands import Array, Expression, Index, select
 
 WINOGRAD_FAMILY = "winograd"
@@ -48,7 +48,7 @@ def transform_weight(weight: Array) -> Array:
     exact: Array = np.einsum(
         "ai,bj,ijco->abco", _WEIGHT_TRANSFORM, _WEIGHT_TRANSFORM, weight.astype(np.float64)
     )
-    return exact.astype(np.float32)
+    return exact.astype(weight.dtype)
 
 
 def winograd(x: te.Tensor, weight: te.Tensor, geometry: Geometry) -> te.Tensor:
@@ -90,15 +90,15 @@ def winograd(x: te.Tensor, weight: te.Tensor, geometry: Geometry) -> te.Tensor:
 
 def _input_sum(row: Index, d: Sequence[Expression]) -> Expression:
     """Row `row` of B^T d."""
-    even, odd = d[2] * constant(-4.0) + d[4], d[1] * constant(-4.0) + d[3]
+    even, odd = _scaled(d[2], -4.0) + d[4], _scaled(d[1], -4.0) + d[3]
     outer, inner = d[4] - d[2], d[3] - d[1]
     sums = (
-        d[0] * constant(4.0) + (d[2] * constant(-5.0) + d[4]),
+        _scaled(d[0], 4.0) + (_scaled(d[2], -5.0) + d[4]),
         even + odd,
         even - odd,
-        inner * constant(2.0) + outer,
-        inner * constant(-2.0) + outer,
-        d[1] * constant(4.0) + (d[3] * constant(-5.0) + d[5]),
+        _scaled(inner, 2.0) + outer,
+        _scaled(inner, -2.0) + outer,
+        _scaled(d[1], 4.0) + (_scaled(d[3], -5.0) + d[5]),
     )
     return _choose(row, sums)
 
@@ -109,11 +109,15 @@ def _output_sum(row: Index, m: Sequence[Expression]) -> Expression:
     near_difference, far_difference = m[1] - m[2], m[3] - m[4]
     sums = (
         m[0] + near + far,
-        far_difference * constant(2.0) + near_difference,
-        far * constant(4.0) + near,
-        (far_difference * constant(8.0) + near_difference) + m[5],
+        _scaled(far_difference, 2.0) + near_difference,
+        _scaled(far, 4.0) + near,
+        (_scaled(far_difference, 8.0) + near_difference) + m[5],
     )
     return _choose(row, sums)
+
+
+def _scaled(value: Expression, factor: float) -> Expression:
+    return value * like(value, factor)
 
 
 def _choose(row: Index, values: Sequence[Expression]) -> Expression:

@@ -12,6 +12,16 @@ from mattecompress.backends.tvm.compute.operands import INJECTIVE, View, emit, i
 from mattecompress.program import Program
 
 
+DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.int32: "int32",
+    torch.uint8: "uint8",
+    torch.int8: "int8",
+    torch.int64: "int64",
+}
+
+
 @dataclass(frozen=True)
 class Conversion:
     """The value of a node.
@@ -44,6 +54,10 @@ class Scope:
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The logical shape of a node."""
         return self.program.facts(node).sizes
+
+    def dtype(self, node: fx.Node) -> str:
+        """The element type of a node, such as `float32`."""
+        return DTYPE_NAMES[self.program.facts(node).dtype]  # type: ignore[index]
 
     def view(self, node: fx.Node, rank: int | None = None) -> View:
         """The value of an activation, or of a constant in storage order with ones before its shape up to `rank`."""

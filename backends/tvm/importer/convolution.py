@@ -16,8 +16,8 @@ from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 
 aten = torch.ops.aten
 
-DEPTH_MULTIPLE = 4
-"""Gathered inputs get zero channels up to a multiple of this, so that they load as vectors."""
+DEPTH_MULTIPLE = {torch.float32: 4, torch.float16: 8}
+"""Gathered inputs get zero channels up to a multiple of this, so that they load as vectors of 128 bits."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _lay_out(weight: Tensor, pad: bool = False) -> Array:
     """(O,I,KH,KW) to (KH,KW,I,O), with zeros after I up to a multiple of `DEPTH_MULTIPLE` where wanted."""
     laid_out = weight.detach().permute(2, 3, 1, 0)
     if pad:
-        laid_out = F.pad(laid_out, (0, 0, 0, -weight.shape[1] % DEPTH_MULTIPLE))
+        laid_out = F.pad(laid_out, (0, 0, 0, -weight.shape[1] % DEPTH_MULTIPLE[weight.dtype]))
     result: Array = laid_out.contiguous().numpy()
     return result
 

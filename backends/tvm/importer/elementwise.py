@@ -1,15 +1,15 @@
-"""Elementwise operations, each rounded as its reference rounds it."""
+"""Elementwise operations, each rounded as its reference rounds it; those of float16 compute in float16."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
-from tvm import tirx
+from tvm import te, tirx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.backends.tvm.compute import mathematics
-from mattecompress.backends.tvm.compute.mathematics import clamp, constant, product, quotient
+from mattecompress.backends.tvm.compute.mathematics import clamp, constant, like, product, quotient
 from mattecompress.backends.tvm.compute.operands import (
     BROADCAST,
     ELEMENTWISE,
@@ -24,11 +24,11 @@ aten, matte = torch.ops.aten, torch.ops.matte
 
 
 def _add(a: Expression, b: Expression, alpha: float = 1) -> Expression:
-    return a + (b if alpha == 1 else product(constant(alpha), b))
+    return a + (b if alpha == 1 else product(like(b, alpha), b))
 
 
 def _subtract(a: Expression, b: Expression, alpha: float = 1) -> Expression:
-    return a - (b if alpha == 1 else product(constant(alpha), b))
+    return a - (b if alpha == 1 else product(like(b, alpha), b))
 
 
 def _subtract_from(a: Expression, b: Expression, alpha: float = 1) -> Expression:
@@ -36,8 +36,8 @@ def _subtract_from(a: Expression, b: Expression, alpha: float = 1) -> Expression
 
 
 def _leaky_relu(x: Expression, slope: float | Expression = 0.01) -> Expression:
-    slope = constant(slope) if isinstance(slope, (int, float)) else slope
-    return tirx.Select(x > constant(0.0), x, product(x, slope))
+    slope = like(x, slope) if isinstance(slope, (int, float)) else slope
+    return tirx.Select(x > like(x, 0.0), x, product(x, slope))
 
 
 def _hardtanh(x: Expression, low: float = -1.0, high: float = 1.0) -> Expression:
@@ -57,8 +57,8 @@ FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     matte.sigmoid.default: mathematics.sigmoid,
     matte.tanh.default: mathematics.tanh,
     aten.exp.default: mathematics.exp,
-    aten.neg.default: lambda x: constant(0.0) - x,
-    aten.abs.default: lambda x: tirx.max(x, constant(0.0) - x),
+    aten.neg.default: lambda x: like(x, 0.0) - x,
+    aten.abs.default: lambda x: tirx.max(x, like(x, 0.0) - x),
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
     aten.clamp_max.default: lambda x, high: clamp(x, None, high),
@@ -86,15 +86,16 @@ _BINARY = {
 
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
-    """Any node of `FUNCTIONS`: tensors broadcast, integers become float32, numbers become constants."""
+    """Any node of `FUNCTIONS`: tensors broadcast and take the type of the result, numbers become constants."""
     function, shape = FUNCTIONS[node.target], scope.shape(node)
-    arguments = [_operand(scope, node, position) for position in range(len(node.args))]
+    dtype = scope.dtype(node)
+    arguments = [_operand(scope, node, position, dtype) for position in range(len(node.args))]
     tensors = [argument for argument in arguments if isinstance(argument, View)]
 
     def compute(*sources: Any) -> Any:
         def element(*elements: Expression) -> Expression:
             remaining = iter(elements)
-            values = [_to_float(next(remaining)) if isinstance(a, View) else a for a in arguments]
+            values = [next(remaining).astype(dtype) if isinstance(a, View) else a for a in arguments]
             return function(*values, **node.kwargs)
 
         return elementwise("elementwise", shape, element, *sources)
@@ -110,20 +111,26 @@ def _pattern(scope: Scope, node: fx.Node) -> int:
     return ELEMENTWISE if same else BROADCAST
 
 
-def _operand(scope: Scope, node: fx.Node, position: int) -> Any:
+def _operand(scope: Scope, node: fx.Node, position: int, dtype: str) -> Any:
     argument = node.args[position]
     if isinstance(argument, fx.Node):
         tensor = scope.tensor(argument) if argument.op == "get_attr" else None
         if tensor is not None and tensor.numel() == 1:
-            return constant(float(tensor))
+            return constant(float(tensor), dtype)
         return scope.view(argument, len(scope.shape(node)))
     if node.target in _BINARY and position < 2:
-        return constant(float(argument))  # type: ignore[arg-type]
+        return constant(float(argument), dtype)  # type: ignore[arg-type]
     return argument
 
 
-def _to_float(value: Expression) -> Expression:
-    return value.astype("float32")
+def cast(scope: Scope, node: fx.Node) -> Conversion:
+    """`aten.to.dtype` between floating-point types."""
+    source, dtype = node.args[0], scope.dtype(node)
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return te.compute(x.shape, lambda *index: x(*index).astype(dtype), name="cast")
+
+    return Conversion(compose(compute, [scope.view(source)]), "cast", ELEMENTWISE)  # type: ignore[arg-type]
 
 
-CONVERTERS = dict.fromkeys(FUNCTIONS, convert)
+CONVERTERS = {**dict.fromkeys(FUNCTIONS, convert), aten.to.dtype: cast}

@@ -1,9 +1,8 @@
-"""From a program to a Relax module: one call per kernel, NHWC inside, float32 NCHW at the boundary."""
+"""From a program to a Relax module: one call per kernel, NHWC inside, NCHW at the boundary."""
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import tvm
 from torch import fx
 from tvm import relax, te
@@ -19,7 +18,7 @@ from mattecompress.backends.tvm.compute.operands import (
 )
 from mattecompress.backends.tvm.importer import convolution, elementwise, lowered, structure
 from mattecompress.backends.tvm.importer.absorption import RESIZES, absorb
-from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.backends.tvm.importer.conversion import DTYPE_NAMES, Conversion, Scope
 from mattecompress.program import Program
 
 CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
@@ -28,15 +27,6 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     **structure.CONVERTERS,
     **lowered.CONVERTERS,
 }
-
-DTYPE_NAMES = {
-    torch.float32: "float32",
-    torch.int32: "int32",
-    torch.uint8: "uint8",
-    torch.int8: "int8",
-    torch.int64: "int64",
-}
-
 
 def supports(program: Program, node: fx.Node) -> str | None:
     """None where a node can be imported, else the reason why not."""

@@ -98,7 +98,7 @@ def _resize(scope: Scope, node: fx.Node) -> Conversion:
     scales = scales or (None, None)
     tables: list[np.ndarray[Any, Any]] = []
     for size, result, scale in zip(sizes, results, scales, strict=True):
-        tables += _tables(taps(size, result, scale, align_corners))
+        tables += _tables(taps(size, result, scale, align_corners), scope.dtype(node))
     few = scope.shape(source)[1] <= FEW_CHANNELS
     image = scope.sample(source) if few else scope.view(source)
     operands = [image, *(scope.constant(table) for table in tables)]
@@ -106,8 +106,8 @@ def _resize(scope: Scope, node: fx.Node) -> Conversion:
     return Conversion(compose(compute, operands), "resize", INJECTIVE)
 
 
-def _tables(axis: Taps) -> list[np.ndarray[Any, Any]]:
-    return [np.stack([axis.low, axis.high]), np.stack([axis.near, axis.far])]
+def _tables(axis: Taps, dtype: str) -> list[np.ndarray[Any, Any]]:
+    return [np.stack([axis.low, axis.high]), np.stack([axis.near, axis.far]).astype(dtype)]
 
 
 def _average_pool(scope: Scope, node: fx.Node) -> Conversion:

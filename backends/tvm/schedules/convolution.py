@@ -11,12 +11,19 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.compute.convolution import CONVOLUTION_FAMILY
 from mattecompress.backends.tvm.schedules.pieces import mark, vector_pieces, widths
-from mattecompress.backends.tvm.schedules.stages import divide, divisors, schedule_gather
+from mattecompress.backends.tvm.schedules.stages import (
+    divide,
+    divisors,
+    element_bits,
+    lanes_of,
+    schedule_gather,
+)
 from mattecompress.backends.tvm.targets import Target
 
+LEAST_ELEMENTS = 4
 LATENCY = 8  # fused multiply-adds in flight that keep the units busy
 LARGEST_BLOCK = 16
-ELEMENT_BITS, ELEMENTS = 128, 4  # NEON multiplies by one element of a register
+NEON_BITS = 128  # NEON multiplies by one element of a register
 NEAR_BYTES = {512: 256 << 10, 256: 128 << 10, 128: 64 << 10}
 
 
@@ -37,9 +44,8 @@ class Packing:
     tile: int
 
 
-def choose_tile(target: Target, rows: int, columns: int, channels: int) -> Tile:
+def choose_tile(target: Target, lanes: int, rows: int, columns: int, channels: int) -> Tile:
     """The exact tile that costs least per multiply-accumulate in arithmetic and loads."""
-    lanes = target.lanes()
     best, best_cost = Tile(1, 1, 1), float("inf")
     for tile_channels in divisors(channels):
         vectors = len(widths(tile_channels, lanes))
@@ -67,7 +73,7 @@ def schedule_convolution(s: Schedule, target: Target) -> list[Packing]:
     rows, columns, outputs = (int(v.dom.extent) for v in block.iter_vars[1:4])
     depth = int(block.iter_vars[-1].dom.extent)
     grouped = _group_size(block, outputs, depth)
-    tile = choose_tile(target, rows, columns, grouped)
+    tile = choose_tile(target, lanes_of(s, target), rows, columns, grouped)
     packing = pack_weight(s, stages.main, tile.channels)
     _order_loops(s, stages, tile, target, rows)
     return [packing]
@@ -82,20 +88,21 @@ def pack_weight(s: Schedule, block: Any, tile: int) -> Packing:
 
 def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int) -> None:
     n, i, j, o, kh, kw, ci = s.get_loops(stages.main)
+    lanes = lanes_of(s, target)
     block_rows = _block_rows(s, stages, tile, target, rows)
     io, im, ii = s.split(i, [None, block_rows // tile.rows, tile.rows])
     jo, ji = s.split(j, [None, tile.columns])
     oo, oi = s.split(o, [None, tile.channels])
-    by_element = target.vector_bits == ELEMENT_BITS and int(s.get(ci).extent) % ELEMENTS == 0
-    co, ck = s.split(ci, [None, ELEMENTS if by_element else 1])
+    elements = elements_of(target, lanes, int(s.get(ci).extent))
+    co, ck = s.split(ci, [None, elements])
     s.reorder(n, io, oo, im, jo, kh, kw, co, ck, ii, ji, oi)
     s.reverse_compute_at(stages.epilogue, jo, preserve_unit_loops=True)
-    if by_element:
+    if elements > 1:
         _load_elements(s, stages.main, co)
     if stages.gather is not None:
-        schedule_gather(s, stages.gather, io, target.lanes())
+        schedule_gather(s, stages.gather, io, lanes)
     s.set_scope(stages.main, 0, "local")
-    mark(s, oi, vector_pieces(tile.channels, target.lanes()))
+    mark(s, oi, vector_pieces(tile.channels, lanes))
     for loop in (ck, ii, ji):
         s.unroll(loop)
     initial = s.decompose_reduction(stages.main, kh)
@@ -104,7 +111,14 @@ def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int
         s.unroll(row)
         s.unroll(column)
         if nest is stages.epilogue:
-            mark(s, lane, vector_pieces(tile.channels, target.lanes()))
+            mark(s, lane, vector_pieces(tile.channels, lanes))
+
+
+def elements_of(target: Target, lanes: int, depth: int) -> int:
+    """Neighbouring input channels to load as one vector: all lanes of it, or half; 1 where none is to be."""
+    if target.vector_bits != NEON_BITS:
+        return 1
+    return next((count for count in (lanes, lanes // 2) if count >= LEAST_ELEMENTS and depth % count == 0), 1)
 
 
 def _load_elements(s: Schedule, main: Any, place: Any) -> None:
@@ -121,7 +135,7 @@ def _block_rows(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int)
     """Rows of output between two gatherings: as many as keep the gathered input close."""
     source = s.get(stages.main).reads[0]
     _, height, width, channels = (int(size) for size in source.source.ty.shape)
-    row_bytes = width * channels * 4
+    row_bytes = width * channels * element_bits(s) // 8
     stride = max(1, round(height / rows))
     fitting = [
         candidate

@@ -11,7 +11,7 @@ from tvm.s_tir import Schedule
 from mattecompress.backends.tvm.compute.convolution import DEPTHWISE_FAMILY
 from mattecompress.backends.tvm.schedules.convolution import NEAR_BYTES, Packing, Tile
 from mattecompress.backends.tvm.schedules.pieces import mark, vector_pieces, widths
-from mattecompress.backends.tvm.schedules.stages import divide, divisors, schedule_gather
+from mattecompress.backends.tvm.schedules.stages import divide, divisors, element_bits, schedule_gather
 from mattecompress.backends.tvm.targets import Target
 
 VECTORS = 4
@@ -25,8 +25,10 @@ def schedule_depthwise(s: Schedule, target: Target) -> list[Packing]:
     """
     stages = divide(s, DEPTHWISE_FAMILY)
     extents = [int(v.dom.extent) for v in s.get(stages.main).iter_vars]
-    tile = _choose_tile(target, *extents[1:4])
-    block_rows = _block_rows(s, stages.main, tile, target, extents[1])
+    bits = element_bits(s)
+    lanes = target.lanes(bits)
+    tile = _choose_tile(target, lanes, *extents[1:4])
+    block_rows = _block_rows(s, stages.main, tile, target, extents[1], bits // 8)
     n, i, j, c, kh, kw = s.get_loops(stages.main)
     io, ii = s.split(i, [None, block_rows])
     jo, ji = s.split(j, [None, tile.columns])
@@ -34,9 +36,9 @@ def schedule_depthwise(s: Schedule, target: Target) -> list[Packing]:
     s.reorder(n, co, io, ii, jo, kh, kw, ji, ci)
     s.reverse_compute_at(stages.epilogue, jo, preserve_unit_loops=True)
     if stages.gather is not None:
-        schedule_gather(s, stages.gather, io, target.lanes())
+        schedule_gather(s, stages.gather, io, lanes)
     s.set_scope(stages.main, 0, "local")
-    pieces = vector_pieces(tile.channels, target.lanes())
+    pieces = vector_pieces(tile.channels, lanes)
     mark(s, ci, pieces)
     for loop in (ji, kw):
         s.unroll(loop)
@@ -48,10 +50,10 @@ def schedule_depthwise(s: Schedule, target: Target) -> list[Packing]:
     return []
 
 
-def _choose_tile(target: Target, rows: int, columns: int, channels: int) -> Tile:
+def _choose_tile(target: Target, lanes: int, rows: int, columns: int, channels: int) -> Tile:
     best, best_cost = Tile(1, 1, 1), float("inf")
     for tile_channels in divisors(channels):
-        vectors = len(widths(tile_channels, target.lanes()))
+        vectors = len(widths(tile_channels, lanes))
         for tile_columns in divisors(columns):
             work = vectors * tile_columns
             if work > target.vector_registers * 3 // 4 - 2 or (vectors > VECTORS and tile_channels > 1):
@@ -62,7 +64,7 @@ def _choose_tile(target: Target, rows: int, columns: int, channels: int) -> Tile
     return best
 
 
-def _block_rows(s: Schedule, main: Any, tile: Tile, target: Target, rows: int) -> int:
-    _, height, width, _ = (int(size) for size in s.get(main).reads[0].source.ty.shape)
-    row_bytes = round(height / rows) * width * tile.channels * 4
+def _block_rows(s: Schedule, main: Any, tile: Tile, target: Target, rows: int, size: int) -> int:
+    _, height, width, _ = (int(extent) for extent in s.get(main).reads[0].source.ty.shape)
+    row_bytes = round(height / rows) * width * tile.channels * size
     return max((r for r in divisors(rows) if r * row_bytes <= NEAR_BYTES[target.vector_bits]), default=1)

@@ -17,7 +17,7 @@ from mattecompress.backends.tvm.schedules.pieces import (
     serial_pieces,
     vector_pieces,
 )
-from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, inline
+from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, inline, lanes_of
 from mattecompress.backends.tvm.targets import Target
 
 
@@ -42,7 +42,7 @@ def _schedule_row(s: Schedule, block: Any, target: Target, row: int) -> None:
     for axis, loop in enumerate(loops):
         extent = int(s.get(loop).extent)
         if axis == len(loops) - 1:
-            mark(s, loop, vector_pieces(extent, target.lanes(), cuts[axis]))
+            mark(s, loop, vector_pieces(extent, lanes_of(s, target), cuts[axis]))
         elif cuts[axis] and axis != row:
             mark(s, loop, serial_pieces(extent, cuts[axis]))
     others = [loop for axis, loop in enumerate(loops) if axis not in (0, row)]

@@ -8,7 +8,7 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.schedules.convolution import Packing
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
-from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, inline, place_rows
+from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, inline, lanes_of, place_rows
 from mattecompress.backends.tvm.targets import Target
 
 REDUCTION = 2
@@ -23,11 +23,12 @@ def schedule_injective(s: Schedule, target: Target) -> list[Packing]:
     blocks = child_blocks(s)
     if any(v.iter_type == REDUCTION for block in blocks for v in s.get(block).iter_vars):
         raise RefusalError("it has a reduction")
+    lanes = lanes_of(s, target)
     inline(s, blocks[:-1])
     block = blocks[-1]
     if is_flat(s.get(block)):
         loop = s.fuse(*s.get_loops(block))
-        mark(s, loop, vector_pieces(int(s.get(loop).extent), target.lanes()))
+        mark(s, loop, vector_pieces(int(s.get(loop).extent), lanes))
         return []
     loops = s.get_loops(block)
     extents = [int(s.get(loop).extent) for loop in loops]
@@ -35,11 +36,11 @@ def schedule_injective(s: Schedule, target: Target) -> list[Packing]:
     for axis, loop in enumerate(loops):
         cuts = condition_cuts(s.get(block), axis)
         if axis == inner:
-            mark(s, loop, vector_pieces(extents[axis], target.lanes(), cuts))
+            mark(s, loop, vector_pieces(extents[axis], lanes, cuts))
         elif cuts:
             mark(s, loop, serial_pieces(extents[axis], cuts))
     if len(loops) == 4:
-        place_rows(s, loops[1], target.lanes())
+        place_rows(s, loops[1], lanes)
     return []
 
 

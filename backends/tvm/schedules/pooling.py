@@ -7,7 +7,7 @@ from tvm.s_tir import Schedule
 from mattecompress.backends.tvm.compute.pooling import POOLING_FAMILY
 from mattecompress.backends.tvm.schedules.convolution import Packing
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, vector_pieces, widths
-from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, divisors, family, inline
+from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, divisors, family, inline, lanes_of
 from mattecompress.backends.tvm.targets import Target
 
 VECTORS = 8
@@ -37,11 +37,11 @@ def _schedule_pool(s: Schedule, pool: Any, target: Target) -> None:
     loops = s.get_loops(pool)
     spatial, reduced = loops[:4], loops[4:]
     channels = int(s.get(spatial[3]).extent)
-    tile = max(size for size in divisors(channels) if len(widths(size, target.lanes())) <= VECTORS)
+    tile = max(size for size in divisors(channels) if len(widths(size, lanes_of(s, target))) <= VECTORS)
     outer, lanes = s.split(spatial[3], [None, tile])
     s.reorder(*spatial[:3], outer, *reduced, lanes)
     s.reverse_compute_at(copy, outer, preserve_unit_loops=True)
-    pieces = vector_pieces(tile, target.lanes())
+    pieces = vector_pieces(tile, lanes_of(s, target))
     mark(s, lanes, pieces)
     s.decompose_reduction(pool, reduced[0])
     mark(s, s.get_loops(copy)[-1], pieces)
@@ -50,4 +50,4 @@ def _schedule_pool(s: Schedule, pool: Any, target: Target) -> None:
 def _vectorize_channels(s: Schedule, block: Any, target: Target) -> None:
     lanes = s.get_loops(block)[-1]
     cuts = condition_cuts(s.get(block), 3)
-    mark(s, lanes, vector_pieces(int(s.get(lanes).extent), target.lanes(), cuts))
+    mark(s, lanes, vector_pieces(int(s.get(lanes).extent), lanes_of(s, target), cuts))

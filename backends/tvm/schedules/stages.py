@@ -9,6 +9,7 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.compute.resize import KEPT
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
+from mattecompress.backends.tvm.targets import Target
 
 GATHER = "gather"
 
@@ -24,6 +25,20 @@ class Stages:
     gather: Any | None
     main: Any
     epilogue: Any
+
+
+def element_bits(schedule: Schedule) -> int:
+    """Bits of the elements that a function computes with: 16 where some tensor is float16, else 32."""
+    for block in child_blocks(schedule):
+        regions = [*schedule.get(block).reads, *schedule.get(block).writes]
+        if any(str(region.source.ty.dtype) == "float16" for region in regions):
+            return 16
+    return 32
+
+
+def lanes_of(schedule: Schedule, target: Target) -> int:
+    """Lanes of a vector register for the elements of a function."""
+    return target.lanes(element_bits(schedule))
 
 
 def child_blocks(schedule: Schedule) -> list[Any]:

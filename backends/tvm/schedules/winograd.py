@@ -12,11 +12,10 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.compute.winograd import PATCH, TILE, WINOGRAD_FAMILY
 from mattecompress.backends.tvm.schedules.convolution import (
-    ELEMENT_BITS,
-    ELEMENTS,
     NEAR_BYTES,
     Packing,
     choose_tile,
+    elements_of,
     pack_weight,
 )
 from mattecompress.backends.tvm.schedules.pieces import mark, vector_pieces
@@ -25,6 +24,7 @@ from mattecompress.backends.tvm.schedules.stages import (
     RefusalError,
     child_blocks,
     divisors,
+    element_bits,
     family,
     inline,
     schedule_gather,
@@ -58,8 +58,10 @@ def schedule_winograd(s: Schedule, target: Target) -> list[Packing]:
         int(s.get(products).iter_vars[6].dom.extent),
     )
     across = int(s.get(products).iter_vars[4].dom.extent)
-    strip = _strip(target, across, depth, outputs)
-    tile = choose_tile(target, 1, strip, outputs)
+    bits = element_bits(s)
+    lanes = target.lanes(bits)
+    strip = _strip(target, across, depth, outputs, bits // 8)
+    tile = choose_tile(target, lanes, 1, strip, outputs)
     packing = pack_weight(s, products, tile.channels)
 
     n, h, w, o = s.get_loops(epilogue)
@@ -72,20 +74,19 @@ def schedule_winograd(s: Schedule, target: Target) -> list[Packing]:
     s.compute_at(patches, i, preserve_unit_loops=True)
     s.compute_at(vertical, uo, preserve_unit_loops=True)
     if gather is not None:
-        schedule_gather(s, gather, t, target.lanes())
-    lanes = target.lanes()
+        schedule_gather(s, gather, t, lanes)
     mark(s, wi, _units(TILE))
     mark(s, o, vector_pieces(outputs, lanes))
     mark(s, hi, _units(TILE))
     _reorder_transform(s, partial, lanes, selected=-3, channel=-1)
-    _schedule_products(s, products, tile, target)
+    _schedule_products(s, products, tile, lanes, elements_of(target, lanes, depth))
     _reorder_transform(s, patches, lanes, selected=-3, channel=-1)
     _reorder_transform(s, vertical, lanes, selected=-3, channel=-1)
     return [packing]
 
 
-def _strip(target: Target, across: int, depth: int, outputs: int) -> int:
-    tile_bytes = 4 * (PATCH * TILE * depth + PATCH * depth + PATCH * outputs + PATCH * TILE * outputs)
+def _strip(target: Target, across: int, depth: int, outputs: int, size: int) -> int:
+    tile_bytes = size * (PATCH * TILE * depth + PATCH * depth + PATCH * outputs + PATCH * TILE * outputs)
     fitting = [
         d for d in divisors(across) if d <= LARGEST_STRIP and d * tile_bytes <= NEAR_BYTES[target.vector_bits]
     ]
@@ -104,22 +105,21 @@ def _reorder_transform(s: Schedule, block: Any, lanes: int, selected: int, chann
     mark(s, loops[selected], _units(int(s.get(loops[selected]).extent)))
 
 
-def _schedule_products(s: Schedule, products: Any, tile: Any, target: Target) -> None:
+def _schedule_products(s: Schedule, products: Any, tile: Any, lanes: int, elements: int) -> None:
     copy = s.cache_write(products, 0, "local")
     *_, j, u, o, c = s.get_loops(products)
-    by_element = target.vector_bits == ELEMENT_BITS and int(s.get(c).extent) % ELEMENTS == 0
     uo, ui = s.split(u, [None, tile.columns])
     oo, oi = s.split(o, [None, tile.channels])
-    co, ck = s.split(c, [None, ELEMENTS if by_element else 1])
+    co, ck = s.split(c, [None, elements])
     s.reorder(j, oo, uo, co, ck, ui, oi)
     s.reverse_compute_at(copy, uo, preserve_unit_loops=True)
-    if by_element:
+    if elements > 1:
         loaded = s.cache_read(products, 0, "local")
         s.compute_at(loaded, co, preserve_unit_loops=True)
         *_, pixel, channel = s.get_loops(loaded)
         s.unroll(pixel)
         s.vectorize(channel)
-    pieces = vector_pieces(tile.channels, target.lanes())
+    pieces = vector_pieces(tile.channels, lanes)
     mark(s, oi, pieces)
     s.unroll(ck)
     s.unroll(ui)
