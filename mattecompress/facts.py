@@ -50,7 +50,7 @@ class Facts:
     shape: sizes, each an int or an expression over the program's symbols such as `16*h`.
     dtype: the tensor's element type; None for a node that yields a plain integer (a size).
     scope: path of the source module that the node came from; empty at the top.
-    precision: None means 32-bit floating point.
+    precision: None means floating point of the type `dtype`.
     region: the block that `partition-blocks` put the node in.
     mask: name of the node whose value masks this one.
     """

@@ -14,6 +14,7 @@ from mattecompress.stream import Run
 
 FLOAT_TOLERANCE = 1e-4
 ROUNDED_TOLERANCE = 1e-3
+HALF_TOLERANCE = 2.0**-8  # eight times the last place of a float16
 NUDGE = 1e-5
 NUDGE_FACTOR = 3
 SYMBOL_SIZES = (1, 5, 7, 6)
@@ -54,19 +55,22 @@ def require_agreement(program: Program, artifact: Artifact, seed: int = 0) -> No
 
     A float program may differ by 1e-4 of an output's peak (at least of 1) anywhere. A program that rounds to codes or
     signs turns a difference in the last place into a step, and steps breed steps: there the root mean square may
-    reach 1e-3, or three times what nudging the inputs by up to 1e-5 does to the program itself.
+    reach 1e-3, or three times what nudging the inputs by up to 1e-5 does to the program itself. One that computes in
+    float16 rounds each operation, and may reach 2**-8.
 
     Raises:
         AgreementError: an output differs by more.
     """
-    rounds = program.level is not Level.FLOAT
+    half = any(program.facts(node).dtype is torch.float16 for node in program.operations())
+    rounds = half or program.level is not Level.FLOAT
+    least = HALF_TOLERANCE if half else ROUNDED_TOLERANCE
     drawn = _draw(program, 1, seed)
     expected = _stream(program, program.run, drawn)
     agreements = _measure(expected, _stream(program, artifact.run, drawn))
     moved = _stream(program, program.run, _nudge(drawn, seed)) if rounds else expected
     for agreement, natural in zip(agreements, _measure(expected, moved), strict=True):
         if rounds:
-            fits = agreement.relative <= max(ROUNDED_TOLERANCE, NUDGE_FACTOR * natural.relative)
+            fits = agreement.relative <= max(least, NUDGE_FACTOR * natural.relative)
         else:
             fits = agreement.worst <= FLOAT_TOLERANCE * max(1.0, agreement.peak)
         if not fits:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tvm
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -18,7 +19,7 @@ from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.program import import_program
 from mattecompress.backends.tvm.importer.thresholds import join_packings
 from mattecompress.backends.tvm.schedule import schedule_module
-from mattecompress.backends.tvm.targets import Target
+from mattecompress.backends.tvm.targets import TARGETS, Target, TargetError
 from mattecompress.files import atomic_path
 from mattecompress.program import Program
 
@@ -31,13 +32,27 @@ def lower(program: Program, target: Target) -> tvm.IRModule:
     """Scheduled kernels, and a `main` that calls them one after the other with `call_tir`.
 
     `main` takes the program's inputs and returns its outputs, in their order, as NCHW tensors.
+
+    Raises:
+        TargetError: the program computes in float16 and the target does not.
     """
+    _require_arithmetic(program, target)
     with target.tvm():
         module = fuse(import_program(cut_into_bands(join_packings(program))))
         module = schedule_module(module, target)
     main = module["main"].with_attr(OUTPUT_NAMES, list(program.output_names))
     module.update_func(module.get_global_var("main"), main)
     return module
+
+
+def _require_arithmetic(program: Program, target: Target) -> None:
+    half = any(program.facts(node).dtype is torch.float16 for node in program.operations())
+    if half and not target.half:
+        able = ", ".join(name for name, other in TARGETS.items() if other.half)
+        raise TargetError(
+            f"{program.name} computes in float16 and {target.name} does not: "
+            f"build it for {able}, run it with the reference or onnx backend, or leave cast-half out"
+        )
 
 
 def fuse(module: tvm.IRModule) -> tvm.IRModule:

@@ -52,7 +52,8 @@ def choose_tile(target: Target, lanes: int, rows: int, columns: int, channels: i
         for tile_columns in divisors(columns):
             for tile_rows in divisors(rows):
                 pixels = tile_rows * tile_columns
-                if vectors * (pixels + 1) + 1 > target.vector_registers:
+                loaded = pixels if target.vector_bits == NEON_BITS else 1
+                if vectors * (pixels + 1) + loaded > target.vector_registers:
                     break
                 work = vectors * pixels
                 cost = max(work, vectors + pixels / 2, LATENCY) + 0.15 * (vectors + pixels) + 0.2 * tile_rows
