@@ -78,7 +78,7 @@ def test_cut_loops_make_whole_vectors_of_a_join():
 )
 def test_tiles_divide_and_fit_the_registers(name, shape):
     target = find_target(name)
-    tile = choose_tile(target, *shape)
+    tile = choose_tile(target, target.lanes(), *shape)
     sizes = (tile.rows, tile.columns, tile.channels)
     assert [extent % size for extent, size in zip(shape, sizes, strict=True)] == [0, 0, 0]
     vectors = len(widths(tile.channels, target.lanes()))
