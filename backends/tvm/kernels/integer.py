@@ -30,7 +30,7 @@ from mattecompress.backends.tvm.kernels.intrinsics import (
     multiply,
     pair_bytes,
 )
-from mattecompress.backends.tvm.kernels.octets import Octets, gather, schedule_gathering
+from mattecompress.backends.tvm.kernels.octets import Octets, gather, gather_by_rows
 from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.kernels.window import (
     Array,
@@ -45,6 +45,7 @@ from mattecompress.backends.tvm.kernels.window import (
     read_table,
     result_tile,
 )
+from mattecompress.backends.tvm.schedules.stages import child_blocks
 from mattecompress.ops.integer import unpack_weight
 
 RESULT = "integer_result"
@@ -304,6 +305,6 @@ def schedule_integer_convolution(schedule: Any) -> str | None:
     numbers = result_tile(schedule, RESULT)
     if numbers is None:
         return "no integer convolution"
-    schedule_gathering(schedule)
     schedule_tiles(schedule, ("total",), RESULT, Tile(*numbers))
+    gather_by_rows(schedule, child_blocks(schedule)[-1])
     return None

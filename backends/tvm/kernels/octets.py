@@ -14,12 +14,14 @@ from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.kernels.intrinsics import current_target, load_word
 from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.schedules.pieces import mark, serial_pieces, vector_pieces
-from mattecompress.backends.tvm.schedules.stages import child_blocks
+from mattecompress.backends.tvm.schedules.stages import child_blocks, divisors
 
 Expression = Any
 GATHERED = "gathered"
 GUARD = 32
 """Bytes after a row, for the words loaded together with its last pixel."""
+NEAR_REGISTERS = 4096
+"""Registers of bytes that a near cache holds."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,33 @@ def gather(source: te.Tensor, window: Geometry, border: int, flip: bool = False)
         return tirx.if_then_else(te.all(*inside), value, tirx.const(border, "uint8")) ^ top_bit
 
     shape = (batch, height + 2 * vertical, (width + 2 * horizontal) * pixel + GUARD)
-    attributes = {"image": [horizontal * pixel, width * pixel, vertical, height]}
+    attributes = {
+        "image": [horizontal * pixel, width * pixel, vertical, height],
+        "window": [window.stride[0], window.dilation[0] * (window.kernel[0] - 1)],
+    }
     return Octets(te.compute(shape, element, name=GATHERED, attrs=attributes), pixel)
+
+
+def gather_by_rows(schedule: Any, outputs: Any) -> None:
+    """Copy a block of rows before the rows of `outputs` that read them, as many as stay in a near cache.
+
+    outputs: the last block, tiled, whose second loop runs over rows of outputs.
+    """
+    for block in child_blocks(schedule):
+        if schedule.get(block).name_hint != GATHERED:
+            continue
+        left, inside, *_ = (int(extent) for extent in schedule.get(block).annotations["image"])
+        stride, reach = (int(extent) for extent in schedule.get(block).annotations["window"])
+        octets = int(schedule.get(schedule.get_loops(block)[-1]).extent)
+        register = Registers.of(current_target()).bytes
+        rows = schedule.get_loops(outputs)[1]
+        count = int(schedule.get(rows).extent)
+        near = register * NEAR_REGISTERS
+        fitting = [number for number in divisors(count) if (number * stride + reach) * octets <= near]
+        outer, _ = schedule.split(rows, [None, max(fitting, default=1)])
+        schedule.compute_at(block, outer, preserve_unit_loops=True)
+        place = schedule.get_loops(block)[-1]
+        mark(schedule, place, vector_pieces(octets, register, [left, left + inside]))
 
 
 def schedule_gathering(schedule: Any) -> None:
