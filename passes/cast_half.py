@@ -159,7 +159,9 @@ def _cancels(node: fx.Node) -> bool:
     )
 
 
-def _reach(program: Program, start: Iterable[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+def _reach(
+    program: Program, start: Iterable[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]
+) -> set[fx.Node]:
     """The nodes that are reached from `start` through anything but convolutions that mix channels."""
     found: set[fx.Node] = set()
     waiting = list(start)

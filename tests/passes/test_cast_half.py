@@ -13,7 +13,6 @@ from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.tracing import capture
 
-
 conv2d = torch.ops.aten.conv2d.default
 
 

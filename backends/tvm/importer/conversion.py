@@ -11,7 +11,6 @@ from tvm import relax
 from mattecompress.backends.tvm.compute.operands import INJECTIVE, View, emit, in_memory, stored
 from mattecompress.program import Program
 
-
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float16: "float16",

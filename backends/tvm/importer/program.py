@@ -28,6 +28,7 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     **lowered.CONVERTERS,
 }
 
+
 def supports(program: Program, node: fx.Node) -> str | None:
     """None where a node can be imported, else the reason why not."""
     if node.op == "call_module":

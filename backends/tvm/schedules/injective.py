@@ -8,7 +8,13 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.schedules.convolution import Packing
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
-from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, inline, lanes_of, place_rows
+from mattecompress.backends.tvm.schedules.stages import (
+    RefusalError,
+    child_blocks,
+    inline,
+    lanes_of,
+    place_rows,
+)
 from mattecompress.backends.tvm.targets import Target
 
 REDUCTION = 2

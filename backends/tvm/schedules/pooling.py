@@ -7,7 +7,14 @@ from tvm.s_tir import Schedule
 from mattecompress.backends.tvm.compute.pooling import POOLING_FAMILY
 from mattecompress.backends.tvm.schedules.convolution import Packing
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, vector_pieces, widths
-from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, divisors, family, inline, lanes_of
+from mattecompress.backends.tvm.schedules.stages import (
+    RefusalError,
+    child_blocks,
+    divisors,
+    family,
+    inline,
+    lanes_of,
+)
 from mattecompress.backends.tvm.targets import Target
 
 VECTORS = 8

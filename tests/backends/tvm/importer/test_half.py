@@ -42,11 +42,13 @@ LAYERS = {
 
 def test_convolutions() -> None:
     module = PairNet(
-        lambda self, x, y: [
-            getattr(self, name)(x[:, : layer.weight.shape[1] * layer.groups])
-            for name, (layer, _) in LAYERS.items()
-        ]
-        + [y],
+        lambda self, x, y: (
+            [
+                getattr(self, name)(x[:, : layer.weight.shape[1] * layer.groups])
+                for name, (layer, _) in LAYERS.items()
+            ]
+            + [y]
+        ),
         **{name: layer for name, (layer, _) in LAYERS.items()},
     )
     program = half(module, (1, 200, 12, 16), (1, 1, 2, 2), outputs=len(LAYERS) + 1)
