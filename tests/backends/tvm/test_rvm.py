@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mattecompress.backends.tvm.backend import Freestanding
 from mattecompress.backends.tvm.compile import compile_host, lower
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.models import build_model
@@ -45,3 +46,16 @@ def test_frames_equal_the_reference(shared_data, pipeline, largest, mean):
         difference = (results[name] - value).abs()
         assert difference.max() <= largest, name
         assert difference.mean() <= mean, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pipeline", "megabytes"), [("lower", 40), ("lower,cast-half", 20)])
+def test_a_build_has_the_same_bytes_again_and_little_memory(tmp_path, pipeline, megabytes):
+    model = build_model("rvm-mobilenetv3", untrained=True)
+    captured = capture(model, rvm_signature("rvm-mobilenetv3", (288, 512)), "rvm")
+    rvm = parse_pipeline(pipeline).run(captured)
+    (tmp_path / "again").mkdir()
+    made = [Freestanding.of(rvm, "cortex-a76").link(folder) for folder in (tmp_path, tmp_path / "again")]
+    first, again = (artifact.path.read_bytes() for artifact in made)
+    assert first == again
+    assert made[0].plan.arena_megabytes <= megabytes
