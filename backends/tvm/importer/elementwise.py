@@ -9,7 +9,7 @@ from tvm import te, tirx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.backends.tvm.compute import mathematics
-from mattecompress.backends.tvm.compute.mathematics import clamp, constant, like, product, quotient
+from mattecompress.backends.tvm.compute.mathematics import clamp, constant, in_single, like, product, quotient
 from mattecompress.backends.tvm.compute.operands import (
     BROADCAST,
     ELEMENTWISE,
@@ -52,11 +52,11 @@ FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     aten.relu.default: mathematics.relu,
     aten.hardswish.default: mathematics.hardswish,
     aten.hardsigmoid.default: mathematics.hardsigmoid,
-    aten.sigmoid.default: mathematics.sigmoid,
-    aten.tanh.default: mathematics.tanh,
+    aten.sigmoid.default: in_single(mathematics.sigmoid),
+    aten.tanh.default: in_single(mathematics.tanh),
+    aten.exp.default: in_single(mathematics.exp),
     matte.sigmoid.default: mathematics.sigmoid,
     matte.tanh.default: mathematics.tanh,
-    aten.exp.default: mathematics.exp,
     aten.neg.default: lambda x: like(x, 0.0) - x,
     aten.abs.default: lambda x: tirx.max(x, like(x, 0.0) - x),
     aten.clamp.default: _clamp,
