@@ -49,7 +49,9 @@ def test_frames_equal_the_reference(shared_data, pipeline, largest, mean):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pipeline", "megabytes"), [("fold-batch-norm", 40), ("fold-batch-norm,cast-half", 20)])
+@pytest.mark.parametrize(
+    ("pipeline", "megabytes"), [("fold-batch-norm", 40), ("fold-batch-norm,cast-half", 20)]
+)
 def test_a_build_has_the_same_bytes_again_and_little_memory(tmp_path, pipeline, megabytes):
     model = build_model("rvm-mobilenetv3", untrained=True)
     captured = capture(model, rvm_signature("rvm-mobilenetv3", (288, 512)), "rvm")
