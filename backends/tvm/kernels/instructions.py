@@ -1,0 +1,342 @@
+"""How each intrinsic of `intrinsics.py` is spelled in vector instructions, on each instruction set.
+
+A rule takes a call that the vectoriser has widened and returns arithmetic and LLVM intrinsics on whole registers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Op, register_op_attr
+from tvm.ir import _ffi_api as ir_api
+from tvm.ir.expr import TensorLoad
+from tvm.sym import Analyzer
+
+from mattecompress.backends.tvm.compute.mathematics import dtype_of
+
+Expression = Any
+Rule = Callable[[Any], Expression]
+
+_DESCRIPTION = "mattecompress: bytes packed into lanes"
+_GATHER = 0x0102040810204080
+_LOW_BYTES = {2: 0x00FF, 4: 0x00FF00FF}
+
+
+def _shape(x: Expression) -> tuple[int, int]:
+    """Lanes, and bytes of a lane."""
+    dtype = x.ty.dtype
+    return dtype.lanes, dtype.bits // 8
+
+
+def _dtype_of_lane(x: Expression) -> str:
+    return f"uint{8 * _shape(x)[1]}"
+
+
+def _vector(name: str, lanes: int) -> str:
+    return name if lanes == 1 else f"{name}x{lanes}"
+
+
+def _splat(value: int, dtype: str, lanes: int) -> Expression:
+    constant = tirx.const(value, dtype)
+    return constant if lanes == 1 else tirx.Broadcast(constant, lanes)
+
+
+def _count_bytes(call: Any) -> Expression:
+    (x,) = call.args
+    lanes, size = _shape(x)
+    octets = tirx.reinterpret(f"uint8x{lanes * size}", x)
+    return tirx.reinterpret(dtype_of(x), tirx.popcount(octets))
+
+
+def _add_bytes(call: Any) -> Expression:
+    return _add_bytes_of(call.args[0])
+
+
+def _add_bytes_of(x: Expression) -> Expression:
+    lanes, size = _shape(x)
+    dtype = _dtype_of_lane(x)
+    mask, eight = _splat(_LOW_BYTES[size], dtype, lanes), _splat(8, dtype, lanes)
+    pairs = (x & mask) + ((x >> eight) & mask)
+    if size == 4:
+        pairs = (pairs + (pairs >> _splat(16, dtype, lanes))) & _splat(0xFFFF, dtype, lanes)
+    return pairs.astype(_vector("int32", lanes))
+
+
+def _add_neighbours(prefix: str, bits: int, x: Expression) -> Expression:
+    """Neighbouring unsigned pieces of `bits` bits, added to twice their size, by NEON's pairwise long addition."""
+    lanes, size = _shape(x)
+    count = lanes * size * 8 // bits
+    dtype = f"uint{2 * bits}x{count // 2}"
+    name = f"{prefix}.v{count // 2}i{2 * bits}.v{count}i{bits}"
+    return tirx.call_llvm_pure_intrin(dtype, name, tirx.reinterpret(f"uint{bits}x{count}", x))
+
+
+def _accumulate_pairs(prefix: str) -> Rule:
+    """One `uadalp`; a scalar, which only an unscheduled kernel has, is taken apart by shifts."""
+
+    def rule(call: Any) -> Expression:
+        total, counts = call.args
+        lanes, size = _shape(counts)
+        if lanes * size not in (8, 16):
+            mask, eight = (_splat(value, _dtype_of_lane(counts), lanes) for value in (_LOW_BYTES[size], 8))
+            return total + (counts & mask) + ((counts >> eight) & mask)
+        pairs = _add_neighbours(prefix, 8, counts)
+        return tirx.reinterpret(dtype_of(total), tirx.reinterpret(dtype_of(pairs), total) + pairs)
+
+    return rule
+
+
+def _add_pairs(prefix: str) -> Rule:
+    def rule(call: Any) -> Expression:
+        (x,) = call.args
+        lanes, size = _shape(x)
+        if lanes * size in (8, 16):
+            return tirx.reinterpret(f"int32x{lanes}", _add_neighbours(prefix, 16, x))
+        low, high = _splat(0xFFFF, "uint32", lanes), _splat(16, "uint32", lanes)
+        return ((x & low) + (x >> high)).astype(_vector("int32", lanes))
+
+    return rule
+
+
+def _accumulate_dot(call: Any) -> Expression:
+    total, counts = call.args
+    lanes, _ = _shape(counts)
+    if lanes == 1:
+        return total + _add_bytes_of(counts).astype("uint32")
+    ones = _splat(0x01010101, "int32", lanes)
+    signed = [tirx.reinterpret(f"int32x{lanes}", x) for x in (total, counts)]
+    return tirx.reinterpret(dtype_of(total), _dot(_vnni, signed[0], signed[1], ones))
+
+
+def _bytes(x: Expression) -> Expression:
+    return tirx.reinterpret(f"int8x{4 * _shape(x)[0]}", x)
+
+
+def _octets(x: Expression) -> Expression:
+    lanes, size = _shape(x)
+    return tirx.reinterpret(_vector("uint8", lanes * size), x)
+
+
+def _mark_bytes(call: Any) -> Expression:
+    x, places = (_octets(argument) for argument in call.args)
+    lanes, _ = _shape(x)
+    marks = tirx.Select(
+        (x & places) != _splat(0, "uint8", lanes), *(_splat(m, "uint8", lanes) for m in (255, 0))
+    )
+    return tirx.reinterpret(dtype_of(call.args[0]), marks)
+
+
+def _count_marks(call: Any) -> Expression:
+    total, marks = (_octets(argument) for argument in call.args)
+    return tirx.reinterpret(dtype_of(call.args[0]), total - marks)
+
+
+def _dot(name: Callable[[int], str], total: Expression, a: Expression, b: Expression) -> Expression:
+    lanes, _ = _shape(a)
+    return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name(lanes), total, _bytes(a), _bytes(b))
+
+
+def _multiply_sdot(call: Any) -> Expression:
+    """The activations come second: there, NEON takes an element of a register for all lanes."""
+    a, b = call.args
+    return _dot(_sdot, _splat(0, "int32", _shape(a)[0]), b, a)
+
+
+def _multiply_vnni(call: Any) -> Expression:
+    a, b = call.args
+    return _dot(_vnni, _splat(0, "int32", _shape(a)[0]), a, b)
+
+
+def _sdot(lanes: int) -> str:
+    return f"llvm.aarch64.neon.sdot.v{lanes}i32.v{4 * lanes}i8"
+
+
+def _vnni(lanes: int) -> str:
+    return f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+
+
+def _multiply_madd(call: Any) -> Expression:
+    """Odd and even bytes apart, as int16, so that no sum saturates."""
+    lanes, _ = _shape(call.args[0])
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+    eight = _splat(8, "int16", 2 * lanes)
+    words = [tirx.reinterpret(f"int16x{2 * lanes}", x) for x in call.args]
+    even, odd = [(word << eight) >> eight for word in words], [word >> eight for word in words]
+    products = (
+        tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", *pair) for pair in (even, odd)
+    )
+    return next(products) + next(products)
+
+
+def _multiply_smull(prefix: str, early: bool) -> Rule:
+    """Products of bytes in int16, added in pairs to int32; `early` adds two of them in int16 before."""
+
+    def rule(call: Any) -> Expression:
+        word, weights = call.args[0].value, _bytes(call.args[1])
+        products = []
+        for shift, half in ((0, tirx.op.vectorlow), (16, tirx.op.vectorhigh)):
+            pair = (word >> tirx.const(shift, "int32")).astype("int16")
+            signed = tirx.reinterpret("int8x8", tirx.Broadcast(pair, 4)).astype("int16x8")
+            products.append(signed * half("int8x8", weights).astype("int16x8"))
+        sums = [products[0] + products[1]] if early else products
+        wide = [tirx.call_llvm_pure_intrin("int32x4", f"{prefix}.v4i32.v8i16", value) for value in sums]
+        return sum(wide[1:], wide[0])
+
+    return rule
+
+
+def _multiply_plain(call: Any) -> Expression:
+    lanes, _ = _shape(call.args[0])
+
+    def signed(word: Expression, index: int) -> Expression:
+        return (word << _splat(24 - 8 * index, "int32", lanes)) >> _splat(24, "int32", lanes)
+
+    products = [signed(call.args[0], index) * signed(call.args[1], index) for index in range(4)]
+    return sum(products[1:], products[0])
+
+
+def _accumulate(call: Any) -> Expression:
+    """`vpdpbusd` takes the sum as an operand; for `sdot`, LLVM folds the addition by itself."""
+    total, product = call.args
+    if getattr(product, "op", None) == Op.get("tirx.matte_multiply_vnni"):
+        return _dot(_vnni, total, *product.args)
+    return total + product
+
+
+def _load_word(call: Any) -> Expression:
+    first, _, index, count = call.args
+    dtype = call.ty.dtype
+    size, words = dtype.bits // 8, int(count)
+    if words > 1 and isinstance(index, tirx.IntImm):
+        loaded = tirx.BufferLoad(first.source, [tirx.Ramp(first.indices[0], 1, size * words)])
+        return tirx.Shuffle([tirx.reinterpret(f"{dtype}x{words}", loaded)], [index])
+    start = first.indices[0] + index * size
+    return tirx.reinterpret(str(dtype), tirx.BufferLoad(first.source, [tirx.Ramp(start, 1, size)]))
+
+
+def _gather_ones(call: Any) -> Expression:
+    """Eight neighbouring bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
+    flags = list(call.args)
+    if not _are_neighbours(flags):
+        return _gather_one_by_one(flags)
+    moved = tirx.reinterpret("uint64", _load(flags[0], 8)) * tirx.const(_GATHER, "uint64")
+    return (moved >> tirx.const(56, "uint64")).astype("uint8")
+
+
+def _gather_masks(call: Any) -> Expression:
+    """Eight neighbouring bytes as masks of their places, which add up across the lanes."""
+    flags = list(call.args)
+    if not _are_neighbours(flags):
+        return _gather_one_by_one(flags)
+    return _reduce(_load(flags[0], 8) & _places("uint8", _PLACES))
+
+
+def _gather_one_by_one(flags: list[Expression]) -> Expression:
+    one = tirx.const(1, "uint8")
+    bits = [(value & one) << tirx.const(index, "uint8") for index, value in enumerate(flags)]
+    return sum(bits[1:], bits[0])
+
+
+def _are_neighbours(loads: list[Any]) -> bool:
+    """Whether scalar expressions read consecutive elements of one buffer."""
+    if not all(isinstance(load, TensorLoad) and load.ty.dtype.lanes == 1 for load in loads):
+        return False
+    first = loads[0]
+    analyzer = Analyzer()
+    return all(
+        load.source.same_as(first.source)
+        and analyzer.can_prove_equal(load.indices[0], first.indices[0] + index)
+        for index, load in enumerate(loads)
+    )
+
+
+def _load(first: Expression, lanes: int, start: int = 0) -> Expression:
+    """Neighbouring elements of a buffer from `start` elements after one that is loaded."""
+    *outer, last = first.indices
+    return tirx.BufferLoad(first.source, [*outer, tirx.Ramp(last + start, 1, lanes)])
+
+
+def _sum_of_set(mask: Expression, weights: list[int], dtype: str) -> Expression:
+    """The vector of `weights` where `mask` is set, else 0."""
+    return tirx.Select(mask, _places(dtype, weights), _splat(0, dtype, len(weights)))
+
+
+def _places(dtype: str, weights: list[int]) -> Expression:
+    return tirx.Shuffle([tirx.const(weight, dtype) for weight in weights], list(range(len(weights))))
+
+
+def _reduce(x: Expression) -> Expression:
+    lanes, size = _shape(x)
+    return tirx.call_llvm_pure_intrin(_dtype_of_lane(x), f"llvm.vector.reduce.add.v{lanes}i{8 * size}", x)
+
+
+_PLACES = [1 << place for place in range(8)]
+
+
+def _pack_within(call: Any) -> Expression:
+    total, start, span = (_load(first, 8) for first in call.args[:3])
+    total = tirx.reinterpret(dtype_of(start), total)
+    chosen = _sum_of_set(total - start <= span, _PLACES, _dtype_of_lane(start))
+    return _reduce(chosen).astype("uint8")
+
+
+def _pack_within_pairs(prefix: str) -> Rule:
+    def rule(call: Any) -> Expression:
+        halves = []
+        for first in (0, 4):
+            pairs, start, span = (_load(load, 4, first) for load in call.args[:3])
+            total = _add_neighbours(prefix, 16, pairs)
+            halves.append(_sum_of_set(total - start <= span, _PLACES[first : first + 4], "uint32"))
+        return _reduce(halves[0] + halves[1]).astype("uint8")
+
+    return rule
+
+
+def _pack_octets(call: Any) -> Expression:
+    words = [_load(first, 8) for first in call.args[:3]]
+    lanes, size = _shape(words[0])
+    total, start, span = (tirx.reinterpret(f"uint8x{lanes * size}", word) for word in words)
+    weights = [place for place in _PLACES for _ in range(size)]
+    chosen = _sum_of_set(total - start <= span, weights, "uint8")
+    return _reduce(tirx.reinterpret(dtype_of(words[0]), chosen))
+
+
+_RULES: dict[str, Rule] = {
+    "count_bytes": _count_bytes,
+    "add_bytes": _add_bytes,
+    "accumulate_pairs_aarch64": _accumulate_pairs("llvm.aarch64.neon.uaddlp"),
+    "accumulate_pairs_arm": _accumulate_pairs("llvm.arm.neon.vpaddlu"),
+    "add_pairs_aarch64": _add_pairs("llvm.aarch64.neon.uaddlp"),
+    "add_pairs_arm": _add_pairs("llvm.arm.neon.vpaddlu"),
+    "accumulate_dot": _accumulate_dot,
+    "mark_bytes": _mark_bytes,
+    "count_marks": _count_marks,
+    "multiply_sdot": _multiply_sdot,
+    "multiply_vnni": _multiply_vnni,
+    "multiply_madd": _multiply_madd,
+    "multiply_smull_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=False),
+    "multiply_smull_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=False),
+    "multiply_smlal_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=True),
+    "multiply_smlal_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=True),
+    "multiply_plain": _multiply_plain,
+    "accumulate": _accumulate,
+    "load_word": _load_word,
+    "gather_bits_ones": _gather_ones,
+    "gather_bits_masks": _gather_masks,
+    "pack_within_plain": _pack_within,
+    "pack_within_pairs_aarch64": _pack_within_pairs("llvm.aarch64.neon.uaddlp"),
+    "pack_within_pairs_arm": _pack_within_pairs("llvm.arm.neon.vpaddlu"),
+    "pack_octets": _pack_octets,
+}
+
+
+def register() -> None:
+    """Make the intrinsics and their rules known to TVM."""
+    pure, plain_level = 1, 10
+    for short, rule in _RULES.items():
+        name = f"tirx.matte_{short}"
+        ir_api.RegisterOp(name, _DESCRIPTION)
+        register_op_attr(name, "TVectorizable", True, plain_level)
+        register_op_attr(name, "TCallEffectKind", pure, plain_level)
+        register_op_attr(name, "TScriptPrinterName", f"matte_{short}", plain_level)
+        tirx.register_intrin_lowering(name, "llvm", f=rule)
