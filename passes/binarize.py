@@ -30,7 +30,7 @@ LISTED = 6
 class Binarize(Pass):
     """Make float convolutions one-bit and trainable; afterwards those left in float have a reason.
 
-    method: bnn, dorefa, recu or react.
+    method: bnn, dorefa, recu, react or bimatting.
     exclude: patterns of layer paths that stay float, such as `project_mat.*`.
     exclude_first: layers that read a frame through no other convolution stay float.
     exclude_last: layers with no other convolution between them and an output, states aside, stay float.
@@ -118,7 +118,7 @@ class Binarize(Pass):
         outputs, inputs = part.shape[:2]
         binary = replace(part, bits=ONE_BIT.weight_bits)
         match self.method:
-            case "react":
+            case "react" | "bimatting":
                 return [binary, AbsentParameter(f"{path}.activation_bias", (inputs,))]
             case "recu":
                 return [binary, AbsentParameter(f"{path}.scale", (outputs, 1, 1))]

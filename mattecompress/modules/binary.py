@@ -1,4 +1,4 @@
-"""One-bit convolution in its trainable form, after four papers.
+"""One-bit convolution in its trainable form, after five papers.
 
     y = scale_o * (B_w(w) (*) B_a(x)) + bias_o
 
@@ -6,19 +6,23 @@ with the latent float weight w, B_w in {-1, +1}, zeros (or ones) padded after B_
 sum is an exact integer; `scale` multiplies it afterwards, as in the lowered form. Slopes are what stands in for the
 derivative: of B_a, and of the scaled weight scale * B_w.
 
-    method  B_w, scale and slope                        B_a and slope                  tensors besides weight, bias
-    bnn     sign(w); 1; slope 1                         sign(x); [|x| <= 1]            none
-    dorefa  sign(w); mean|w| of the layer; slope 1      round(clip(x,0,1)); [0<=x<=1]  none
-    react   sign(w); mean|w_o|; slope [|w| <= 1]        sign(x + b_c); poly(x + b_c)   activation_bias b (C,), from 0
-    recu    sign(v); learnable; slope 1 at v            sign(x); poly(x / std(x))      scale (O,1,1), tau ()
+    method     B_w, scale and slope                        B_a and slope                  tensors besides weight, bias
+    bnn        sign(w); 1; slope 1                         sign(x); [|x| <= 1]            none
+    dorefa     sign(w); mean|w| of the layer; slope 1      round(clip(x,0,1)); [0<=x<=1]  none
+    react      sign(w); mean|w_o|; slope [|w| <= 1]        sign(x + b_c); poly(x + b_c)   activation_bias b (C,), from 0
+    recu       sign(v); learnable; slope 1 at v            sign(x); poly(x / std(x))      scale (O,1,1), tau ()
+    bimatting  sign(c); mean|c_o|; slope [|c| <= 1]        sign(x + b_c); [|x + b_c| <= 1]  activation_bias b (C,), from 0
 
     poly(x) = max(0, 2 - 2|x|)
+    c = w_o - mean(w_o)
     v = clamp(u, -Q, Q),  u = 2 sqrt(2) * (w_o - mean(w_o)) / std(w_o),  Q = -mean|u| * ln(2 - 2 tau)
 
-Sources: Hubara et al. 2016 (bnn), Zhou et al. 2016 (dorefa), Liu et al. 2020 (react), Xu et al. 2021 (recu). The
-scales of dorefa and react carry no gradient; that of recu starts from U(0, 1), or from the least-squares fit of
+Sources: Hubara et al. 2016 (bnn), Zhou et al. 2016 (dorefa), Liu et al. 2020 (react), Xu et al. 2021 (recu), Xu
+et al. 2023 (bimatting). The scales of dorefa, react and bimatting carry no gradient; that of recu starts from U(0, 1), or from the least-squares fit of
 scale * B_w to the given weight. Our choice in recu: mean and std of w are per output channel, mean|u| is over the
 layer, std(x) is per sample and only in training, and both are sqrt(var + 1e-5) of the population.
+
+BiMatting's program has sign(0) = 0; ours is +1. Where a network adds b_c itself, `threshold` is false.
 
 Not part of the layer: ReActNet's shortcuts and RPReLU, the Hardtanh that bnn and recu put between layers, and recu's
 schedule, which a trainer writes into `tau` from `recu_tau`.
@@ -33,7 +37,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Method = Literal["bnn", "dorefa", "recu", "react"]
+from mattecompress.facts import Precision
+
+Method = Literal["bnn", "dorefa", "recu", "react", "bimatting"]
+THRESHOLDED = ("react", "bimatting")
+"""Methods that learn where an activation turns from -1 to +1."""
+
 
 SMALLEST_SCALE = 1e-20
 """A filter of zeros keeps this scale, so that its gradient survives the division by it."""
@@ -47,6 +56,7 @@ class BinaryConvConfig:
 
     kernel, stride, padding, dilation: (vertical, horizontal), in pixels.
     border: 0, padded taps count 0, as in the float network; 1, they act as +1.
+    threshold: react and bimatting learn an activation bias; false where the network adds one before the layer.
     """
 
     inputs: int
@@ -59,6 +69,7 @@ class BinaryConvConfig:
     bias: bool = False
     method: Method = "bnn"
     border: Literal[0, 1] = 0
+    threshold: bool = True
 
     @property
     def is_depthwise(self) -> bool:
@@ -72,6 +83,7 @@ class BinaryConv2d(nn.Module):
     A fresh layer draws its weight from a generator of its own: equal configurations start equal.
     """
 
+    precision = Precision(1, 1)
     weight: nn.Parameter
     bias: nn.Parameter | None
     activation_bias: nn.Parameter | None
@@ -85,10 +97,10 @@ class BinaryConv2d(nn.Module):
         fan_in = config.inputs // config.groups * math.prod(config.kernel)
         shape = (config.outputs, config.inputs // config.groups, *config.kernel)
         latent = (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(fan_in)
-        recu, react = config.method == "recu", config.method == "react"
+        recu, shifted = config.method == "recu", config.method in THRESHOLDED and config.threshold
         self.weight = nn.Parameter(latent)
         self.bias = nn.Parameter(torch.zeros(config.outputs)) if config.bias else None
-        self.activation_bias = nn.Parameter(torch.zeros(config.inputs)) if react else None
+        self.activation_bias = nn.Parameter(torch.zeros(config.inputs)) if shifted else None
         scale = torch.rand(config.outputs, 1, 1, generator=generator)
         self.scale = nn.Parameter(scale) if recu else None
         self.register_buffer("tau", torch.tensor(_TAU_RANGE[0]) if recu else None)
@@ -121,6 +133,12 @@ class BinaryConv2d(nn.Module):
         )
         return _Nearest.apply(total)  # type: ignore[no-any-return, no-untyped-call]
 
+    def shaped(self, x: Tensor) -> Tensor:
+        """An empty result, for those who ask for its shape."""
+        config = self.config
+        weight = x.new_empty(self.weight.shape)
+        return F.conv2d(x, weight, None, config.stride, config.padding, config.dilation, config.groups)
+
     def binary_input(self, x: Tensor) -> Tensor:
         """-1 and +1, or 0 and 1 for dorefa, in the shape of x."""
         match self.config.method:
@@ -129,8 +147,9 @@ class BinaryConv2d(nn.Module):
             case "dorefa":
                 return _Unit.apply(x)  # type: ignore[no-any-return, no-untyped-call]
             case "react":
-                assert self.activation_bias is not None
-                return sign(x + self.activation_bias[:, None, None], polynomial_slope)
+                return sign(self._shifted(x), polynomial_slope)
+            case "bimatting":
+                return sign(self._shifted(x), clip_slope)
             case "recu":
                 return sign(_standardize_samples(x) if self.training else x, polynomial_slope)
 
@@ -140,9 +159,11 @@ class BinaryConv2d(nn.Module):
             case "bnn":
                 return sign(self.weight, identity_slope)
             case "dorefa":
-                return sign(self._undo_scale(), identity_slope)
+                return sign(self._undo_scale(self.weight), identity_slope)
             case "react":
-                return sign(self._undo_scale(), clip_slope)
+                return sign(self._undo_scale(self.weight), clip_slope)
+            case "bimatting":
+                return sign(self._undo_scale(centred(self.weight)), clip_slope)
             case "recu":
                 assert self.tau is not None
                 return sign(rectified_clamp(self.weight, self.tau), identity_slope)
@@ -156,6 +177,8 @@ class BinaryConv2d(nn.Module):
                 return self.weight.detach().abs().mean().clamp_min(SMALLEST_SCALE)
             case "react":
                 return _per_filter(self.weight.detach().abs()).clamp_min(SMALLEST_SCALE)
+            case "bimatting":
+                return _per_filter(centred(self.weight.detach()).abs()).clamp_min(SMALLEST_SCALE)
             case "recu":
                 assert self.scale is not None
                 return self.scale
@@ -175,11 +198,14 @@ class BinaryConv2d(nn.Module):
         if self.config.method == "bnn":
             self.weight.clamp_(-1, 1)
 
-    def _undo_scale(self) -> Tensor:
+    def _shifted(self, x: Tensor) -> Tensor:
+        return x if self.activation_bias is None else x + self.activation_bias[:, None, None]
+
+    def _undo_scale(self, weight: Tensor) -> Tensor:
         """The weight, with a gradient divided by the scale: slopes are of scale * B_w, not of B_w."""
         scale = self.output_scale()
         factor = (1 / scale).unsqueeze(-1) if scale.ndim else 1 / scale
-        return _ScaleGradient.apply(self.weight, factor)  # type: ignore[no-any-return, no-untyped-call]
+        return _ScaleGradient.apply(weight, factor)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def sign(x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
@@ -202,12 +228,16 @@ def polynomial_slope(x: Tensor) -> Tensor:
     return (2 - 2 * x.abs()).clamp_min(0)
 
 
+def centred(weight: Tensor) -> Tensor:
+    """(O,I,KH,KW) less the mean of each filter."""
+    return weight - weight.mean((1, 2, 3), keepdim=True)
+
+
 def rectified_clamp(weight: Tensor, tau: Tensor) -> Tensor:
     """ReCU's v of the module's equations, in the shape of `weight` (O,I,KH,KW); tau in (0.5, 1) is a quantile."""
     axes = (1, 2, 3)
-    centred = weight - weight.mean(axes, keepdim=True)
     spread = torch.sqrt(weight.var(axes, correction=0, keepdim=True) + _EPSILON)
-    standard = centred * (2 * math.sqrt(2)) / spread
+    standard = centred(weight) * (2 * math.sqrt(2)) / spread
     limit = -standard.detach().abs().mean() * torch.log(2 - 2 * tau)
     return torch.clamp(standard, -limit, limit)
 

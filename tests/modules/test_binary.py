@@ -22,7 +22,7 @@ from mattecompress.modules.binary import (
 from mattecompress.options import format_options
 from tests.ops.cases import Convolution, convolutions
 
-METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react")
+METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react", "bimatting")
 GRID = torch.tensor([-3.0, -1.0, -0.5, -0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5])
 
 
@@ -100,6 +100,7 @@ class TestLaws:
             "dorefa": ((shifted >= 0) & (shifted <= 1)).float(),
             "recu": (2 - 2 * shifted.abs()).clamp_min(0),
             "react": (2 - 2 * shifted.abs()).clamp_min(0),
+            "bimatting": (shifted.abs() <= 1).float(),
         }
         torch.testing.assert_close(gradient, at_bits * slopes[method], rtol=1e-5, atol=1e-5)
 

@@ -20,7 +20,7 @@ from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from mattecompress.tracing import capture
 
-METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react")
+METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react", "bimatting")
 EVERYTHING = {"exclude_first": False, "exclude_last": False}
 BINARY_WEIGHTS = 3_715_120
 

@@ -22,7 +22,7 @@ from mattecompress.text_parser import parse_program
 from mattecompress.tracing import capture
 from tests.ops.cases import Convolution, convolutions
 
-METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react")
+METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react", "bimatting")
 methods = st.sampled_from(METHODS)
 EVERYTHING = {"exclude_first": False, "exclude_last": False}
 aten, matte = torch.ops.aten, torch.ops.matte
