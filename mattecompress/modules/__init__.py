@@ -14,7 +14,9 @@ from mattecompress.options import OptionError, nearest, parse_options
 MODULES = {
     "BatchNorm2d": "batch_norm",
     "BinaryConv2d": "binary",
+    "ElasticShortcut": "elastic_shortcut",
     "FakeQuantize": "quantizer",
+    "SpatialMask": "spatial_mask",
 }
 
 
