@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from mattecompress.facts import Facts
+from mattecompress.facts import FLOAT, Facts, Precision
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ class AbsentParameter:
     name: str
     shape: tuple[int, ...]
     bits: int = 32
+
+
+def describe_parameters(network: nn.Module) -> tuple[AbsentParameter, ...]:
+    """Every parameter of a network as if it were absent, weights in the bits that their layer stores them in."""
+    found = []
+    for name, parameter in network.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        precision: Precision = getattr(network.get_submodule(owner), "precision", FLOAT)
+        bits = precision.weight_bits if leaf == "weight" else 32
+        found.append(AbsentParameter(name, tuple(parameter.shape), bits))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

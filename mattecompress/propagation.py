@@ -35,6 +35,10 @@ class _Propagator(fx.Interpreter):
         value = super().get_attr(target, args, kwargs)
         return self.mode.from_tensor(value.detach(), static_shapes=True)
 
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        shaped = getattr(self.fetch_attr(target), "shaped", None)
+        return shaped(*args) if shaped else super().call_module(target, args, kwargs)
+
     def run_node(self, n: fx.Node) -> Any:
         try:
             value = super().run_node(n)

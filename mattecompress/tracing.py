@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ from torch import Tensor, fx, nn
 
 from mattecompress.errors import UserError
 from mattecompress.facts import Facts, evaluate_size, size_symbols
+from mattecompress.leaves import call_registered, keep_registered
 from mattecompress.normalization import normalize_graph
-from mattecompress.program import AbsentParameter, Program, Source, fetch_tensor, owner_of
+from mattecompress.program import (
+    AbsentParameter,
+    Program,
+    Source,
+    describe_parameters,
+    fetch_tensor,
+    owner_of,
+)
 from mattecompress.propagation import propagate
 from mattecompress.signature import Signature
 from mattecompress.verify import verify
@@ -29,9 +38,10 @@ class CaptureError(UserError):
 def capture(
     model: nn.Module, signature: Signature, name: str, options: Mapping[str, Any] | None = None
 ) -> Program:
-    """The float program of a network in evaluation mode.
+    """The program of a network in evaluation mode.
 
-    model: any module that `torch.export` takes; its parameters are copied.
+    model: any module that `torch.export` takes; its parameters are copied. Trainable modules of
+        `mattecompress.modules` within it are called by the program.
     signature: names and shapes of inputs and outputs; symbolic sizes stay open.
     options: further arguments of `forward` that are fixed in the program, such as a downsample ratio.
 
@@ -39,22 +49,23 @@ def capture(
         CaptureError: the network cannot be exported, or yields another number of outputs than named.
     """
     model = copy.deepcopy(model).eval()
+    keep_registered(model)
     exported = _export(model, signature, dict(options or {}))
     module = exported.module(check_guards=False)
+    call_registered(module, model)
     normalize_graph(module)
     _name_inputs(module.graph, signature)
     _check_outputs(module.graph, signature)
     scopes = _read_scopes(module.graph, model)
-    program = Program(
-        name,
-        _rebuild(module),
-        signature.outputs,
-        signature.states,
-        scopes,
-        Source(name, _absent_parameters(model, module)),
-    )
+    rebuilt = _rebuild(module)
+    source = Source(name, _absent_parameters(model, rebuilt))
+    program = Program(name, rebuilt, signature.outputs, signature.states, scopes, source)
     for node, (_, shape) in zip(program.inputs, signature.inputs, strict=True):
         node.meta["facts"] = Facts(shape, torch.float32)
+    for node in program.called_modules():
+        node.meta["facts"] = program.facts(node).but(
+            precision=getattr(program.module(node), "precision", None)
+        )
     propagate(program)
     verify(program)
     return program
@@ -173,14 +184,10 @@ def _place(root: nn.Module, name: str, value: Tensor) -> None:
     setattr(owner, leaf, kept)
 
 
-def _absent_parameters(model: nn.Module, module: fx.GraphModule) -> tuple[AbsentParameter, ...]:
-    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    called = tuple(f"{node.target}." for node in module.graph.nodes if node.op == "call_module")
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def _absent_parameters(model: nn.Module, rebuilt: nn.Module) -> tuple[AbsentParameter, ...]:
+    read = {name for name, _ in rebuilt.named_parameters()}
+    parts = [*describe_parameters(model)]
     for path, part in model.named_modules():
-        unloaded: Mapping[str, tuple[int, ...]] = getattr(part, "absent_parameters", {})
-        shapes |= {f"{path}.{name}": shape for name, shape in unloaded.items()}
-    unread = {
-        name: shape for name, shape in shapes.items() if name not in read and not name.startswith(called)
-    }
-    return tuple(AbsentParameter(name, shape) for name, shape in unread.items())
+        unloaded: tuple[AbsentParameter, ...] = getattr(part, "absent_parameters", ())
+        parts += [replace(parameter, name=f"{path}.{parameter.name}") for parameter in unloaded]
+    return tuple(part for part in parts if part.name not in read)

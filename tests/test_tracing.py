@@ -10,10 +10,15 @@ from mattecompress.models import build_model
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig
+from mattecompress.modules.elastic_shortcut import ElasticShortcut, ElasticShortcutConfig
+from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.normalization import NormalizationError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
+from mattecompress.text import print_program
+from mattecompress.text_parser import parse_program
 from mattecompress.tracing import CaptureError, capture
 
 
@@ -66,6 +71,75 @@ def test_downsample_ratio_runs_the_refiner() -> None:
     with torch.no_grad():
         expected = model(*inputs.values(), downsample_ratio=0.5)
     assert torch.equal(program.run(**inputs)["pha"], expected[1])
+
+
+class Calibrated(BinaryConv2d):
+    """A one-bit layer that also keeps a tensor it does not read."""
+
+    def __init__(self) -> None:
+        super().__init__(BinaryConvConfig(4, 4, (3, 3), padding=(1, 1), method="bimatting"))
+        self.unused = nn.Parameter(torch.zeros(3))
+
+
+class OneBit(nn.Module):
+    """A registered module called twice, one never called, one with two inputs, one without parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.never = Calibrated(), Calibrated()
+        self.join = ElasticShortcut(ElasticShortcutConfig(3, 4, initial=0.5))
+        self.mask = SpatialMask(SpatialMaskConfig("residual"))
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.join(self.shared(self.shared(self.stem(x))), x)
+        return y * self.mask(y[:, :1])
+
+
+@pytest.fixture
+def one_bit() -> tuple[OneBit, Program]:
+    torch.manual_seed(0)
+    net = OneBit().eval()
+    return net, capture(net, Signature((("x", ("n", 3, "h", "w")),), ("y",)), "one-bit")
+
+
+def test_calls_registered_modules(one_bit: tuple[OneBit, Program]) -> None:
+    net, program = one_bit
+    assert [str(node.target) for node in program.called_modules()] == ["shared", "shared", "join", "mask"]
+    assert type(program.module(program.called_modules()[0])) is BinaryConv2d
+    assert program.level is Level.TRAINABLE
+    assert set(program.state_dict()) == {
+        "join.factor",
+        "shared.activation_bias",
+        "shared.weight",
+        "stem.bias",
+        "stem.weight",
+    }
+    assert parse_program(print_program(program), program.state_dict()) == program
+    for shape in ((2, 3, 6, 8), (1, 3, 1, 1), (1, 3, 7, 5)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            assert torch.equal(program.run(x=x)["y"], net(x))
+
+
+def test_trains_registered_modules_on_their_own(one_bit: tuple[OneBit, Program]) -> None:
+    net, program = one_bit
+    program.run(x=torch.randn(1, 3, 6, 8))["y"].sum().backward()
+    gradients = {name: p.grad for name, p in program.graph_module.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert isinstance(net.shared(torch.randn(1, 4, 3, 3)), Tensor)
+
+
+def test_counts_what_registered_modules_hold_beside(one_bit: tuple[OneBit, Program]) -> None:
+    _, program = one_bit
+    bits = {part.name: part.bits for part in program.source.absent}
+    assert bits == {
+        "shared.unused": 32,
+        "never.weight": 1,
+        "never.activation_bias": 32,
+        "never.unused": 32,
+    }
 
 
 class Branching(nn.Module):

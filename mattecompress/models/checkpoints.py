@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Never
 
@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from mattecompress.errors import UserError
+from mattecompress.program import describe_parameters
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 WRAPPERS = ("state_dict", "model")
-MARKS = {"rvm-mobilenetv3": "backbone.features.0.0.weight", "rvm-resnet50": "backbone.layer1.0.conv1.weight"}
+MARKS = {
+    "rvm-mobilenetv3": "backbone.features.0.0.weight",
+    "rvm-resnet50": "backbone.layer1.0.conv1.weight",
+    "bivm": "backbone.joins.0.whole.factor",
+    "bimatting": "backbone.feature.0.conv1.weight",
+}
+"""A tensor that tells each network's checkpoints from those below it."""
 
 
 class CheckpointError(UserError):
@@ -25,14 +32,14 @@ class CheckpointError(UserError):
 class AbsentPart(nn.Module):
     """Stands where a checkpoint had no weights for an optional part; raises CheckpointError when it is used.
 
-    absent_parameters: names and shapes of what the part would hold, for those who count the whole model.
+    absent_parameters: what the part would hold, for those who count the whole model.
     """
 
     def __init__(self, name: str, source: str, part: nn.Module) -> None:
         super().__init__()
         self.name = name
         self.source = source
-        self.absent_parameters = {key: tuple(value.shape) for key, value in part.named_parameters()}
+        self.absent_parameters = describe_parameters(part)
 
     def forward(self, *inputs: Tensor) -> Never:
         """Refuse."""
@@ -74,6 +81,7 @@ def find_model(names: Iterable[str]) -> str | None:
 def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
     """Read `path` into `model`, which was built as `name`.
 
+    A network whose `checkpoints` names others takes theirs, and may fill in what they lack with its `complete`.
     Parts in `model.optional_parts` that the file leaves out become `AbsentPart`, and those that the model does not
     have are skipped; anything else must match in name and shape.
 
@@ -83,10 +91,12 @@ def load_checkpoint(model: nn.Module, path: Path, name: str) -> None:
     """
     tensors = read_checkpoint(path)
     found = find_model(tensors)
-    if found is not None and found != name:
+    if found is not None and found not in (name, *getattr(model, "checkpoints", ())):
         raise CheckpointError(
             f"{path}: holds {found} weights, not {name}; ask for {found} or give another file"
         )
+    complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = getattr(model, "complete", dict)
+    tensors = complete(tensors)
     expected = model.state_dict()
     optional = tuple(getattr(model, "optional_parts", ()))
     absent = [part for part in optional if _has(expected, part) and not _has(tensors, part)]
