@@ -16,11 +16,12 @@ VARIANCE_FLOOR = 1e-5
 class DeepGuidedFilter(nn.Module):
     """The guided filter whose slope is a small network on (cov, var, hidden); the box filter is trained too."""
 
-    def __init__(self, hidden: int = 16) -> None:
+    def __init__(self, hidden: int = 16, slope: nn.Sequential | None = None) -> None:
+        """slope: (N,8+hidden,h,w) to (N,4,h,w); None means three float convolutions."""
         super().__init__()
         self.box_filter = nn.Conv2d(4, 4, 3, padding=1, bias=False, groups=4)
         nn.init.constant_(self.box_filter.weight, 1 / 9)
-        self.conv = nn.Sequential(
+        self.conv = slope or nn.Sequential(
             nn.Conv2d(4 * 2 + hidden, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU(),

@@ -70,16 +70,16 @@ class RVM(nn.Module):
         """
         frames = src.shape[1] if src.ndim == 5 else None
         fine = src if frames is None else src.flatten(0, 1)
-        base = fine if downsample_ratio == 1 else _reduce(fine, downsample_ratio)
+        base = fine if downsample_ratio == 1 else reduce(fine, downsample_ratio)
         f1, f2, f3, f4 = self.backbone(base)
         hidden, states = self.decoder(base, (f1, f2, f3, self.aspp(f4)), (r1, r2, r3, r4), frames)
         if segmentation_pass:
-            return [_layout(self.project_seg(hidden), frames), *states]
+            return [lay_out(self.project_seg(hidden), frames), *states]
         residual, alpha = self.project_mat(hidden).split([3, 1], dim=1)
         if downsample_ratio != 1:
             residual, alpha = self.refiner(fine, base, residual, alpha, hidden)
         foreground = (residual + fine).clamp(0, 1)
-        return [_layout(foreground, frames), _layout(alpha.clamp(0, 1), frames), *states]
+        return [lay_out(foreground, frames), lay_out(alpha.clamp(0, 1), frames), *states]
 
 
 class LRASPP(nn.Module):
@@ -100,49 +100,69 @@ class LRASPP(nn.Module):
         return y
 
 
-class ConvGRU(nn.Module):
+class Recurrence(nn.Module):
+    """Base of the recurrent units: a step a frame, the state carried along."""
+
+    def forward(
+        self, x: Tensor, h: Tensor | None, frames: int | None = None, *context: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x is (B,C,H,W), or (B*frames,C,H,W) with time inner; h is (B,C,H,W). Returns x's layout and the last h.
+
+        context: further tensors laid out as x, which each step reads its part of.
+        """
+        if frames is None:
+            h = self.step(x, torch.zeros_like(x) if h is None else h, *context)
+            return h, h
+        outputs = []
+        for part, *others in zip(*(_by_frame(t, frames) for t in (x, *context)), strict=True):
+            h = self.step(part, torch.zeros_like(part) if h is None else h, *others)
+            outputs.append(h)
+        assert h is not None
+        return torch.stack(outputs, dim=1).flatten(0, 1), h
+
+    def step(self, x: Tensor, h: Tensor, *context: Tensor) -> Tensor:
+        """The next state of one frame; all (B,C,H,W)."""
+        raise NotImplementedError
+
+
+class ConvGRU(Recurrence):
     """r, z = sigmoid(ih([x, h]));  c = tanh(hh([x, r*h]));  h' = (1 - z)*h + z*c, the output and the new state."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channels = channels
         self.ih = nn.Sequential(nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), nn.Sigmoid())
         self.hh = nn.Sequential(nn.Conv2d(2 * channels, channels, 3, padding=1), nn.Tanh())
 
-    def forward(self, x: Tensor, h: Tensor | None, frames: int | None = None) -> tuple[Tensor, Tensor]:
-        """x is (B,C,H,W), or (B*frames,C,H,W) with time inner; h is (B,C,H,W). Returns x's layout and the last h."""
-        if frames is None:
-            h = self.step(x, torch.zeros_like(x) if h is None else h)
-            return h, h
-        steps = x.unflatten(0, (-1, frames)).unbind(1)
-        h = torch.zeros_like(steps[0]) if h is None else h
-        outputs = []
-        for step in steps:
-            h = self.step(step, h)
-            outputs.append(h)
-        return torch.stack(outputs, dim=1).flatten(0, 1), h
-
-    def step(self, x: Tensor, h: Tensor) -> Tensor:
+    def step(self, x: Tensor, h: Tensor, *context: Tensor) -> Tensor:
         """One frame; all (B,C,H,W)."""
-        reset, update = self.ih(torch.cat([x, h], dim=1)).split(self.channels, dim=1)
-        candidate = self.hh(torch.cat([x, reset * h], dim=1))
-        y: Tensor = (1 - update) * h + update * candidate
-        return y
+        return gated_step(x, h, self.ih, self.hh)
+
+
+def gated_step(
+    x: Tensor, h: Tensor, gates: Callable[[Tensor], Tensor], candidate: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """(1 - z)*h + z*c with r, z = gates([x, h]) and c = candidate([x, r*h]); all (B,C,H,W)."""
+    reset, update = gates(torch.cat([x, h], dim=1)).split(x.shape[1], dim=1)
+    proposed = candidate(torch.cat([x, reset * h], dim=1))
+    y: Tensor = (1 - update) * h + update * proposed
+    return y
 
 
 class HalfRecurrent(nn.Module):
     """Base of the blocks that pass the second half of their channels through a GRU."""
 
-    gru: ConvGRU
+    gru: Recurrence
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.recurrent = channels // 2
 
-    def recur(self, x: Tensor, h: Tensor | None, frames: int | None) -> tuple[Tensor, Tensor]:
-        """(N,C,H,W) and the state (B,C/2,H,W) to the same shapes."""
+    def recur(
+        self, x: Tensor, h: Tensor | None, frames: int | None, *context: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N,C,H,W) and the state (B,C/2,H,W) to the same shapes; context as of `Recurrence`."""
         kept, remembered = x.split(self.recurrent, dim=1)
-        remembered, h = self.gru(remembered, h, frames)
+        remembered, h = self.gru(remembered, h, frames, *context)
         return torch.cat([kept, remembered], dim=1), h
 
 
@@ -170,7 +190,7 @@ class UpsamplingBlock(HalfRecurrent):
         self, x: Tensor, feature: Tensor, image: Tensor, h: Tensor | None, frames: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """x (N,inputs,ceil(H/2),ceil(W/2)); feature and image at (H,W); returns (N,outputs,H,W) and the state."""
-        x = torch.cat([_double(x, image), feature, image], dim=1)
+        x = torch.cat([double(x, image), feature, image], dim=1)
         return self.recur(self.conv(x), h, frames)
 
 
@@ -183,7 +203,7 @@ class OutputBlock(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """x (N,inputs,ceil(H/2),ceil(W/2)) and image (N,3,H,W) to (N,outputs,H,W)."""
-        y: Tensor = self.conv(torch.cat([_double(x, image), image], dim=1))
+        y: Tensor = self.conv(torch.cat([double(x, image), image], dim=1))
         return y
 
 
@@ -247,17 +267,24 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def _double(x: Tensor, image: Tensor) -> Tensor:
+def double(x: Tensor, image: Tensor) -> Tensor:
     """Twice the size, cut to the size of `image` (which is one less where that was odd)."""
     x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     return x[:, :, : image.shape[2], : image.shape[3]]
 
 
-def _reduce(x: Tensor, ratio: float) -> Tensor:
+def reduce(x: Tensor, ratio: float) -> Tensor:
+    """A frame at `ratio` of its size, rounded down."""
     return F.interpolate(
         x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False
     )
 
 
-def _layout(x: Tensor, frames: int | None) -> Tensor:
+def lay_out(x: Tensor, frames: int | None) -> Tensor:
+    """(B*frames,C,H,W) to (B,frames,C,H,W); as it is where `frames` is None."""
     return x if frames is None else x.unflatten(0, (-1, frames))
+
+
+def _by_frame(x: Tensor, frames: int) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = x.unflatten(0, (-1, frames)).unbind(1)
+    return parts

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mattecompress.models.rvm import RVM, RefinerError
+from tests.models.hashed import assert_all_recorded, assert_recorded, hashed_double, hashed_input
 
 STATES = ("r1", "r2", "r3", "r4")
 CASES = [
@@ -24,53 +23,8 @@ CASES = [
 ]
 
 
-def hashed(name: str, count: int) -> np.ndarray:
-    """`count` values in [-1, 1) from a name: the rule of the golden vectors."""
-    i = np.arange(1, count + 1, dtype=np.uint64)
-    mask = np.uint64(0xFFFFFFFF)
-    h = (i * np.uint64(2654435761) + np.uint64(zlib.crc32(name.encode()) * 2246822519 % 2**32)) & mask
-    h ^= h >> np.uint64(15)
-    h = (h * np.uint64(2246822519)) & mask
-    h ^= h >> np.uint64(13)
-    return h.astype(np.float64) / 2**31 - 1
-
-
-def hashed_weight(key: str, like: Tensor) -> Tensor:
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros_like(like)
-    s = torch.from_numpy(hashed(key, like.numel())).reshape(like.shape)
-    if key.endswith("running_mean"):
-        return 0.1 * s
-    if key.endswith("running_var"):
-        return 1 + 0.25 * s
-    if key.endswith("bias"):
-        return 0.05 * s
-    if like.ndim == 1:
-        return 1 + 0.1 * s
-    return s * (3 * like.shape[0] / like.numel()) ** 0.5
-
-
 def hashed_model(variant: str, refiner: str) -> RVM:
-    torch.set_default_dtype(torch.float64)
-    try:
-        model = RVM(variant, refiner).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    model.load_state_dict({key: hashed_weight(key, value) for key, value in model.state_dict().items()})
-    return model
-
-
-def assert_recorded(tensor: Tensor, record: dict) -> None:
-    assert list(tensor.shape) == record["shape"]
-    flat = tensor.flatten()
-    picked = [flat[j * (flat.numel() - 1) // 7].item() for j in range(8)]
-    measured = [tensor.mean().item(), tensor.std(correction=0).item(), *picked]
-    assert measured == pytest.approx([record["mean"], record["std"], *record["samples"]], rel=1e-9, abs=1e-10)
-
-
-def assert_all_recorded(names: tuple[str, ...], tensors: list[Tensor], record: dict) -> None:
-    for name, tensor in zip(names, tensors, strict=True):
-        assert_recorded(tensor, record[name])
+    return hashed_double(lambda: RVM(variant, refiner))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -79,8 +33,7 @@ def test_equals_original(name: str, spec_data: Path) -> None:
     case = json.loads((spec_data / "golden_models.json").read_text())[name]
     _, variant, refiner, _ = name.split("/")
     model = hashed_model(variant, refiner)
-    shape = case["input_shape"]
-    src = torch.from_numpy((hashed(case["input_key"], int(np.prod(shape))) + 1) / 2).reshape(shape)
+    src = hashed_input(case)
 
     first = model(src, downsample_ratio=case["downsample_ratio"])
     assert_all_recorded(("fgr", "pha", *STATES), first, case["outputs"])
