@@ -17,6 +17,7 @@ from torch import fx
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.errors import UserError
 from mattecompress.facts import DTYPE_NAMES, FLOAT, Precision
+from mattecompress.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
@@ -45,7 +46,7 @@ class NodeCost:
 
     macs: multiply-accumulates that are not binary; binary_macs: those of one-bit operands.
     paper_flops: operations by the papers' rule. weight_bits: storage of the tensors it reads first.
-    activation_bytes: size of its result.
+    activation_bytes: size of its result. masked: only needed where a mask of the program is set.
     """
 
     name: str
@@ -58,20 +59,29 @@ class NodeCost:
     paper_flops: float
     weight_bits: int
     activation_bytes: int
+    masked: bool
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over a program; `model_*` and `paper_size_mib` are of the whole model, captured or not."""
+    """Sums over a program; `model_*` and `paper_size_mib` are of the whole model, captured or not.
+
+    masked_gflops: what of `paper_gflops` is needed only where a mask is set; sums count it everywhere.
+    """
 
     parameters: int
     macs: int
     binary_macs: int
     paper_gflops: float
+    masked_gflops: float
     size_mib: float
     model_parameters: int
     paper_size_mib: float
     activation_mib: float
+
+    def gflops_at(self, density: float) -> float:
+        """`paper_gflops` where masks are set at this share of the positions, 0 to 1."""
+        return self.paper_gflops - (1 - density) * self.masked_gflops
 
 
 @dataclass(frozen=True)
@@ -98,15 +108,16 @@ def cost(program: Program) -> Cost:
             "the program's size is open: fix it with -p 'set-resolution{height=288 width=512}'"
         )
     seen: set[str] = set()
+    masked = masked_nodes(program)
     nodes = []
     for node in program.operations():
         stored = {name: bits for name, bits in _stored_bits(program, node) if name not in seen}
         seen |= stored.keys()
-        nodes.append(_node_cost(program, node, sum(stored.values())))
+        nodes.append(_node_cost(program, node, sum(stored.values()), node in masked))
     return Cost(_totals(program, nodes), tuple(_by_region(nodes)), tuple(nodes))
 
 
-def _node_cost(program: Program, node: fx.Node, weight_bits: int) -> NodeCost:
+def _node_cost(program: Program, node: fx.Node, weight_bits: int, masked: bool) -> NodeCost:
     facts = program.facts(node)
     precision = layer_precision(program, node)
     macs = convolution_macs(program, node)
@@ -123,6 +134,7 @@ def _node_cost(program: Program, node: fx.Node, weight_bits: int) -> NodeCost:
         paper_flops=_paper_flops(program, node, macs, precision or FLOAT),
         weight_bits=weight_bits,
         activation_bytes=math.prod(facts.sizes) * size,
+        masked=masked,
     )
 
 
@@ -200,6 +212,8 @@ def _totals(program: Program, nodes: list[NodeCost]) -> Totals:
         macs=sum(node.macs for node in nodes),
         binary_macs=sum(node.binary_macs for node in nodes),
         paper_gflops=sum(node.paper_flops for node in nodes) / 1e9,
+        masked_gflops=sum(node.paper_flops for node in nodes if node.masked and node.macs + node.binary_macs)
+        / 1e9,
         size_mib=bits / MIB_BITS,
         model_parameters=parameters + sum(math.prod(part.shape) for part in absent),
         paper_size_mib=(bits + sum(math.prod(part.shape) * part.bits for part in absent)) / MIB_BITS,
