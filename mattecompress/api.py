@@ -1,6 +1,6 @@
 """The command line's verbs as functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from mattecompress.container import load, save
 from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect
 from mattecompress.models import build_model
-from mattecompress.models.signatures import rvm_signature
+from mattecompress.models.signatures import fixed_options, rvm_signature
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
@@ -45,8 +45,7 @@ def capture(
             )
         return capture_module(model, signature, type(model).__name__.lower())
     network = build_model(model, checkpoint, **options)
-    fixed: Mapping[str, Any] = {} if ratio == 1 else {"downsample_ratio": ratio}
-    return capture_module(network, rvm_signature(model, size, ratio), model, fixed)
+    return capture_module(network, rvm_signature(model, size, ratio), model, fixed_options(model, ratio))
 
 
 def opt(program: Program, pipeline: str, clips: Sequence[Tensor] = (), seed: int = 0) -> Program:

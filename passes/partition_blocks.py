@@ -15,6 +15,14 @@ from mattecompress.program import Program
 from mattecompress.regions import region_graph
 
 RVM_BLOCKS = ("InvertedResidual", "Bottleneck", "LRASPP", "BottleneckBlock", "UpsamplingBlock", "OutputBlock")
+BIVM_BLOCKS = (
+    "SubBlock",
+    "GroupShortcuts",
+    "BinaryLRASPP",
+    "CoarseBlock",
+    "SparseUpsamplingBlock",
+    "SparseOutputBlock",
+)
 ATTENTION_BLOCKS = ("VitDetLayer", "Block")
 HEADS = ("Projection",)
 _ACTIVATIONS = {torch.ops.aten.relu.default, torch.ops.aten.hardswish.default}
@@ -24,7 +32,7 @@ _ACTIVATIONS = {torch.ops.aten.relu.default, torch.ops.aten.hardswish.default}
 class PartitionBlocks(Pass):
     """Give every layer a region; afterwards regions are convex and stand in the order of computation."""
 
-    kinds: tuple[str, ...] = (*RVM_BLOCKS, *ATTENTION_BLOCKS, *HEADS)
+    kinds: tuple[str, ...] = (*RVM_BLOCKS, *BIVM_BLOCKS, *ATTENTION_BLOCKS, *HEADS)
     name: ClassVar[str] = "partition-blocks"
 
     def ensures(self, program: Program) -> None:

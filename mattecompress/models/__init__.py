@@ -11,6 +11,10 @@ from mattecompress.models.checkpoints import CheckpointError, load_checkpoint
 from mattecompress.options import nearest
 
 MODELS = {
+    "bimatting": "bimatting:bimatting",
+    "bimatting-32bit": "bimatting:bimatting_float",
+    "bivm": "bimatting:bivm",
+    "bivm-32bit": "bimatting:bivm_float",
     "rvm-mobilenetv3": "rvm:mobilenetv3",
     "rvm-resnet50": "rvm:resnet50",
 }

@@ -1,10 +1,19 @@
 """Signatures of the named models."""
 
+from typing import Any
+
 from mattecompress.errors import UserError
 from mattecompress.program import StatePair
 from mattecompress.signature import Shape, Signature
 
-RVM_STATE_CHANNELS = {"rvm-mobilenetv3": (16, 20, 40, 64), "rvm-resnet50": (16, 32, 64, 128)}
+RVM_STATE_CHANNELS = {
+    "rvm-mobilenetv3": (16, 20, 40, 64),
+    "rvm-resnet50": (16, 32, 64, 128),
+    "bimatting": (16, 20, 40, 64),
+    "bimatting-32bit": (16, 20, 40, 64),
+    "bivm": (16, 20, 40, 64),
+    "bivm-32bit": (16, 20, 40, 64),
+}
 RVM_STATES = tuple(StatePair(f"r{k}i", f"r{k}o") for k in range(1, 5))
 
 
@@ -36,6 +45,12 @@ def rvm_signature(model: str, size: tuple[int, int] | None = None, ratio: float 
     )
     outputs = ("fgr", "pha", *(pair.output for pair in RVM_STATES))
     return Signature((("src", frame), *states), outputs, RVM_STATES)
+
+
+def fixed_options(model: str, ratio: float = 1) -> dict[str, Any]:
+    """Arguments of the network's `forward` that a program of this signature has fixed."""
+    ratios = {} if ratio == 1 else {"downsample_ratio": ratio}
+    return ratios if model.startswith("rvm-") else {**ratios, "coarse_outputs": False}
 
 
 def _halvings(height: int, width: int) -> list[Shape]:
