@@ -5,24 +5,19 @@ the convolution stays. `mattecompress.modules.binary` has the equations of each 
 convolution stay float as in BiVM, whose Table II also counts the squeeze-and-excitation convolutions as one-bit.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import fx
 
-from mattecompress.facts import Precision
+from mattecompress.binarizable import Exclusions, geometry_of, layer_path, weight_of
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig, Method
-from mattecompress.options import nearest
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import AbsentParameter, Program, namespace
 
-conv2d = torch.ops.aten.conv2d.default
-_CONVOLUTIONS = (conv2d, torch.ops.aten.conv2d.padding)
-ONE_BIT = Precision(1, 1)
+ONE_BIT = BinaryConv2d.precision
 LISTED = 6
 
 
@@ -51,11 +46,8 @@ class Binarize(Pass):
         """Nothing is lowered yet, every pattern matches, and something is left to binarize or was before."""
         lowered = [node.name for node in program.operations() if namespace(node) == "matte"]
         expect(not lowered, f"%{next(iter(lowered), '')} is lowered already: binarize before lowering")
-        paths = sorted({_path(node) for node in _convolutions(program)})
-        for pattern in self.exclude:
-            matched = any(fnmatchcase(path, pattern) for path in paths)
-            expect(matched, f"exclude pattern '{pattern}' matches no convolution{nearest(pattern, paths)}")
-        reasons = self._float_reasons(program)
+        self._exclusions.check(program)
+        reasons = self._exclusions.float_reasons(program)
         expect(
             None in reasons.values() or program.called_modules(BinaryConv2d),
             f"no float convolution can become one-bit: {_list_floats(reasons) or 'the program has none'}; "
@@ -64,16 +56,18 @@ class Binarize(Pass):
 
     def ensures(self, program: Program) -> None:
         """Every float convolution has a reason."""
-        left = [node.name for node, reason in self._float_reasons(program).items() if reason is None]
+        left = [
+            node.name for node, reason in self._exclusions.float_reasons(program).items() if reason is None
+        ]
         expect(not left, f"float convolutions survived: {', '.join(left)}")
 
     def apply(self, program: Program, context: Context) -> str | None:
         """One module for each weight; convolutions that share a weight share the module."""
-        reasons = self._float_reasons(program)
+        reasons = self._exclusions.float_reasons(program)
         chosen = [node for node, reason in reasons.items() if reason is None]
         paths: dict[fx.Node, str] = {}
         for node in chosen:
-            weight = _weight(node)
+            weight = weight_of(node)
             if weight not in paths:
                 paths[weight] = _module_path(program, node)
                 program.add_module(paths[weight], self._module(program, node))
@@ -85,29 +79,9 @@ class Binarize(Pass):
         floats = _list_floats(reasons)
         return f"{len(chosen)} of {len(reasons)} convolutions in one bit{floats and f'; float: {floats}'}"
 
-    def _float_reasons(self, program: Program) -> dict[fx.Node, str | None]:
-        """Every float convolution, with the reason why it stays so, or None."""
-        ends = _ends(program)
-        reasons = {node: self._own_reason(node, ends.get(node)) for node in _convolutions(program)}
-        sharing: dict[fx.Node, list[fx.Node]] = {}
-        for node in reasons:
-            sharing.setdefault(_weight(node), []).append(node)
-        for nodes in sharing.values():
-            own = [f"shares its weight with %{node.name}, {reasons[node]}" for node in nodes if reasons[node]]
-            if len({str(_geometry(node)) for node in nodes}) > 1:
-                own.append("shares its weight with a convolution of another geometry")
-            for node in nodes:
-                reasons[node] = reasons[node] or next(iter(own), None)
-        return reasons
-
-    def _own_reason(self, node: fx.Node, end: str | None) -> str | None:
-        if node.target is not conv2d:
-            return "its padding is given by name"
-        if any(reader and reader.op != "get_attr" for reader in (_weight(node), _arguments(node)["bias"])):
-            return "its weight or bias is computed"
-        if any(fnmatchcase(_path(node), pattern) for pattern in self.exclude):
-            return "excluded"
-        return end if {"first": self.exclude_first, "last": self.exclude_last, None: False}[end] else None
+    @property
+    def _exclusions(self) -> Exclusions:
+        return Exclusions(self.exclude, self.exclude_first, self.exclude_last)
 
     def _count_absent(self, part: AbsentParameter) -> list[AbsentParameter]:
         """A weight that the capture left out, in one bit, and what its layer would learn beside it."""
@@ -125,8 +99,8 @@ class Binarize(Pass):
         return [binary]
 
     def _module(self, program: Program, node: fx.Node) -> BinaryConv2d:
-        weight = program.tensor(_weight(node))
-        bias, stride, padding, dilation, groups = _geometry(node)
+        weight = program.tensor(weight_of(node))
+        bias, stride, padding, dilation, groups = geometry_of(node)
         config = BinaryConvConfig(
             inputs=weight.shape[1] * groups,
             outputs=weight.shape[0],
@@ -143,43 +117,14 @@ class Binarize(Pass):
         return module.train(program.graph_module.training)
 
 
-def _convolutions(program: Program) -> Iterator[fx.Node]:
-    return (node for node in program.operations() if node.target in _CONVOLUTIONS)
-
-
-def _weight(node: fx.Node) -> fx.Node:
-    weight = _arguments(node)["weight"]
-    assert isinstance(weight, fx.Node)
-    return weight
-
-
-def _geometry(node: fx.Node) -> tuple[Any, ...]:
-    """Bias, stride, padding, dilation and groups."""
-    arguments = _arguments(node)
-    return tuple(arguments[key] for key in ("bias", "stride", "padding", "dilation", "groups"))
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Every argument of an operator call by name, defaults filled in."""
-    parameters = node.target._schema.arguments  # type: ignore[union-attr]
-    values = {parameter.name: parameter.default_value for parameter in parameters}
-    given = {parameter.name: value for parameter, value in zip(parameters, node.args, strict=False)}
-    return {**values, **given, **node.kwargs}
-
-
 def _pair(value: Any) -> tuple[int, int]:
     sizes = [value] if isinstance(value, int) else list(value)
     return int(sizes[0]), int(sizes[-1])
 
 
-def _path(node: fx.Node) -> str:
-    """The layer's path: where its weight lives, or its node's name where the weight lives at the top."""
-    return str(_weight(node).target).rpartition(".")[0] or node.name
-
-
 def _module_path(program: Program, node: fx.Node) -> str:
     """The layer's path if nothing else lives there; else one beside the weight."""
-    weight = str(_weight(node).target)
+    weight = str(weight_of(node).target)
     owner, _, leaf = weight.rpartition(".")
     beside = [name for name in program.state_dict() if name.startswith(f"{owner}.")]
     alone = owner and leaf == "weight" and set(beside) <= {weight, f"{owner}.bias"}
@@ -194,41 +139,6 @@ def _call_module(program: Program, node: fx.Node, path: str) -> None:
 
 
 def _list_floats(reasons: dict[fx.Node, str | None]) -> str:
-    floats = [f"{_path(node)} ({reason})" for node, reason in reasons.items() if reason]
+    floats = [f"{layer_path(node)} ({reason})" for node, reason in reasons.items() if reason]
     more = f" and {len(floats) - LISTED} more" if len(floats) > LISTED else ""
     return ", ".join(floats[:LISTED]) + more
-
-
-def _ends(program: Program) -> dict[fx.Node, str]:
-    """The convolutions that are "first" or "last" on the way of the frame through the program."""
-    states = {state.input for state in program.states}
-    outputs = [
-        node for name, node in program.outputs.items() if name not in {s.output for s in program.states}
-    ]
-    order = [node for node in program.graph.nodes if node.op not in ("get_attr", "output")]
-    order = [node for node in order if program.facts(node).dtype is not None]
-    seen = {node for node in program.inputs if node.target not in states}
-    behind = set[fx.Node]()
-    for node in order:
-        seen.update([node] if _any_in(node.all_input_nodes, seen) else [])
-        behind.update([node] if _passes_layer(program, node.all_input_nodes, behind) else [])
-    leading, before = set(outputs), set[fx.Node]()
-    for node in reversed(order):
-        users = [user for user in node.users if user in leading]
-        leading.update([node] if users else [])
-        before.update([node] if _passes_layer(program, users, before) else [])
-    firsts = {node: "first" for node in _convolutions(program) if node in seen - behind}
-    return {node: "last" for node in _convolutions(program) if node in leading - before} | firsts
-
-
-def _any_in(nodes: Iterable[fx.Node], found: set[fx.Node]) -> bool:
-    return any(node in found for node in nodes)
-
-
-def _passes_layer(program: Program, nodes: Iterable[fx.Node], found: set[fx.Node]) -> bool:
-    """Whether one of the neighbours is a convolution, or has one beyond it."""
-    return any(node in found or node.target in _CONVOLUTIONS or _is_binary(program, node) for node in nodes)
-
-
-def _is_binary(program: Program, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(program.module(node), BinaryConv2d)
