@@ -5,6 +5,7 @@ PASSES = {
     "canonicalize": "canonicalize:Canonicalize",
     "cast-half": "cast_half:CastHalf",
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
+    "insert-elastic-shortcuts": "insert_elastic_shortcuts:InsertElasticShortcuts",
     "lower-binary": "lower_binary:LowerBinary",
     "lower-functions": "lower_functions:LowerFunctions",
     "lower-quantized": "lower_quantized:LowerQuantized",
