@@ -12,4 +12,5 @@ PASSES = {
     "partition-blocks": "partition_blocks:PartitionBlocks",
     "quantize": "quantize:Quantize",
     "set-resolution": "set_resolution:SetResolution",
+    "sparsify-decoder": "sparsify_decoder:SparsifyDecoder",
 }

@@ -1,0 +1,241 @@
+"""y = W (*) x + b  becomes  y = M * (W' (*) x) + W1 (*) x + b
+
+with M a mask of where the coarse alpha is not certain (`mattecompress.modules.spatial_mask`), resized bilinearly, W1 the
+centre taps of W and W' the other taps: with a mask of ones nothing has changed. Where M is 0 the layer sees a pixel
+without its surroundings, and nothing needs W'.
+
+Source: BiVM equation (17), whose symbols are lost in our copy of the paper: a reconstruction (R). BiMatting's program
+sums behind the activations, each branch with a batch norm of its own, and starts both from random weights; that form
+is in `mattecompress.models.bimatting`.
+"""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from mattecompress.binarizable import arguments_of, float_convolutions, layer_path, weight_of
+from mattecompress.masking import masked_nodes
+from mattecompress.modules.batch_norm import BatchNorm2d, BatchNormConfig
+from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskConfig
+from mattecompress.options import nearest
+from mattecompress.pipeline import Context, Pass, expect
+from mattecompress.program import Level, Program
+from mattecompress.regions import regions_in_order
+
+aten = torch.ops.aten
+PART = "sparsifier"
+"""Where the tensors of the coarse alpha live."""
+
+
+@dataclass(frozen=True)
+class SparsifyDecoder(Pass):
+    """Put the surroundings of a decoder's convolutions under a mask; afterwards each that can be is a masked sum.
+
+    coarse: the region whose value, read by a later region, the coarse alpha is computed from.
+    head: path of the 1x1 layer that makes the alpha, in RVM project_mat.conv; it makes the coarse one too.
+    channel: the alpha among the head's outputs.
+    regions: patterns of the regions to work on.
+    rule, threshold: as of `SpatialMask`.
+    output: name of an output to add, the coarse alpha before any clamp: no gradient passes a mask, so a loss has to
+        be put on it.
+    """
+
+    coarse: str
+    head: str
+    regions: tuple[str, ...]
+    channel: int = 3
+    rule: Rule = "support_residual"
+    threshold: float = 0.01
+    output: str | None = None
+    name: ClassVar[str] = "sparsify-decoder"
+
+    def requires(self, program: Program) -> None:
+        """Nothing is binarized or lowered, there is no mask yet, regions are known, and the options name some."""
+        expect(program.level is not Level.LOWERED, "the program is lowered: sparsify before lowering")
+        regions = list(regions_in_order(program))
+        expect(regions, "no regions are known: run partition-blocks before")
+        expect(self.coarse in regions, f"no region is called '{self.coarse}'{nearest(self.coarse, regions)}")
+        later = regions[regions.index(self.coarse) + 1 :]
+        for pattern in self.regions:
+            expect(
+                fnmatch.filter(regions, pattern), f"'{pattern}' matches no region{nearest(pattern, later)}"
+            )
+            early = [region for region in fnmatch.filter(regions, pattern) if region not in later]
+            expect(not early, f"region {', '.join(early)} is computed before the mask of {self.coarse}")
+        paths = sorted({layer_path(node) for node in float_convolutions(program)})
+        expect(self.head in paths, f"no float layer is called '{self.head}'{nearest(self.head, paths)}")
+        weight = program.tensor(self._head(program)["weight"])
+        expect(weight.shape[2:] == (1, 1), f"{self.head} is no 1x1 layer")
+        expect(
+            0 <= self.channel < len(weight), f"{self.head} has {len(weight)} outputs, not one {self.channel}"
+        )
+        if not program.called_modules(SpatialMask):
+            expect(_read_later(program, self.coarse), f"region {self.coarse} hands no single value on")
+            expect(self._layers(program), f"no layer of {', '.join(self.regions)} can become a masked sum")
+
+    def ensures(self, program: Program) -> None:
+        """There is one mask, and every layer that can be is a masked sum."""
+        masked = masked_nodes(program)
+        left = [node.name for node in self._layers(program) if node not in masked]
+        expect(masked and not left, f"layers without a mask: {', '.join(left) or 'all'}")
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        """The mask behind the coarse region, then each layer."""
+        if program.called_modules(SpatialMask):
+            return None
+        layers = self._layers(program)
+        mask = self._mask(program, torch.Generator().manual_seed(context.seed))
+        if self.output is not None:
+            _add_output(program, self.output, mask.all_input_nodes[0])
+        writer = _Writer(program, mask)
+        for layer in layers:
+            writer.split(layer)
+        return f"{len(layers)} layers under a mask of {self.coarse}, at {len(writer.resized)} sizes"
+
+    def _head(self, program: Program) -> dict[str, Any]:
+        return next(arguments_of(n) for n in float_convolutions(program) if layer_path(n) == self.head)
+
+    def _layers(self, program: Program) -> list[fx.Node]:
+        chosen = []
+        for node in float_convolutions(program):
+            region = program.facts(node).region or ""
+            if any(fnmatch.fnmatchcase(region, pattern) for pattern in self.regions) and _can_split(
+                program, node
+            ):
+                chosen.append(node)
+        return chosen
+
+    def _mask(self, program: Program, generator: torch.Generator) -> fx.Node:
+        """The coarse alpha of a 3x3 layer, batch norm, PReLU and the head, and the mask of it."""
+        (value,) = _read_later(program, self.coarse)
+        head = self._head(program)
+        inputs, hidden = int(program.facts(value).shape[1]), program.tensor(head["weight"]).shape[1]
+        spread = (2 / (9 * inputs)) ** 0.5
+        weight = torch.randn(hidden, inputs, 3, 3, generator=generator) * spread
+        layer = program.constant(f"{PART}.conv.weight", nn.Parameter(weight))
+        slope = program.constant(f"{PART}.activation.weight", nn.Parameter(torch.full((hidden,), 0.25)))
+        training = program.graph_module.training
+        program.add_module(f"{PART}.norm", BatchNorm2d(BatchNormConfig(hidden)).train(training))
+        program.add_module(f"{PART}.mask", SpatialMask(SpatialMaskConfig(self.rule, self.threshold)))
+        graph = program.graph
+        with graph.inserting_after(value):
+            steps = [graph.call_function(aten.conv2d.default, (value, layer, None, [1, 1], [1, 1]))]
+        for operator, arguments in (
+            (f"{PART}.norm", ()),
+            (aten.prelu.default, (slope,)),
+            (aten.conv2d.default, (head["weight"], head["bias"])),
+            (aten.slice.Tensor, (1, self.channel, self.channel + 1)),
+            (f"{PART}.mask", ()),
+        ):
+            with graph.inserting_after(steps[-1]):
+                make: Any = graph.call_module if isinstance(operator, str) else graph.call_function
+                steps.append(make(operator, (steps[-1], *arguments)))
+        for step in steps:
+            step.meta["facts"] = program.facts(value).but(
+                precision=None, scope=self.coarse, region=self.coarse
+            )
+        return steps[-1]
+
+
+def _add_output(program: Program, name: str, value: fx.Node) -> None:
+    node = program.graph.output_node()
+    (values,) = node.args
+    node.args = ((*values, value),)  # type: ignore[misc]
+    program.output_names = (*program.output_names, name)
+
+
+def _read_later(program: Program, region: str) -> list[fx.Node]:
+    """The image that a region hands to others, states and outputs aside; empty where it is not one."""
+    found = []
+    for node in regions_in_order(program).get(region, []):
+        outside = [user for user in node.users if user.op != "output"]
+        outside = [user for user in outside if program.facts(user).region != region]
+        if outside and len(program.facts(node).shape) == 4:
+            found.append(node)
+    return found if len(found) == 1 else []
+
+
+def _can_split(program: Program, node: fx.Node) -> bool:
+    """Taps around a centre, and a result as large as what is read."""
+    if node.target is not aten.conv2d.default or weight_of(node).op != "get_attr":
+        return False
+    kernel = program.tensor(weight_of(node)).shape[2:]
+    (x, *_) = node.all_input_nodes
+    same = program.facts(x).shape[2:] == program.facts(node).shape[2:]
+    return same and max(kernel) > 1 and all(size % 2 for size in kernel)
+
+
+@dataclass
+class _Writer:
+    """Writes masked sums in place of convolutions."""
+
+    program: Program
+    mask: fx.Node
+    resized: dict[tuple[int | str, ...], fx.Node] = field(default_factory=dict)
+    pieces: dict[fx.Node, tuple[fx.Node, fx.Node]] = field(default_factory=dict)
+
+    def split(self, layer: fx.Node) -> None:
+        """One convolution to two and a sum."""
+        given, graph = arguments_of(layer), self.program.graph
+        around, centre = self.weights(weight_of(layer))
+        geometry = (given["stride"], given["padding"], given["dilation"], given["groups"])
+        with graph.inserting_before(layer):
+            mask = self.mask_at(layer)
+            close = graph.call_function(aten.conv2d.default, (given["input"], around, None, *geometry))
+            alone = ([1, 1], [0, 0], [1, 1], given["groups"])
+            everywhere = graph.call_function(
+                aten.conv2d.default, (given["input"], centre, given["bias"], *alone)
+            )
+            product = graph.call_function(aten.mul.Tensor, (close, mask))
+            total = graph.call_function(aten.add.Tensor, (product, everywhere))
+        for node in (close, everywhere, product, total):
+            node.meta["facts"] = self.program.facts(layer)
+        self.program.replace(layer, total)
+
+    def weights(self, weight: fx.Node) -> tuple[fx.Node, fx.Node]:
+        """The taps around the centre and the centre, shared by all calls of a layer."""
+        if weight not in self.pieces:
+            whole, path = self.program.tensor(weight).detach(), str(weight.target)
+            row, column = (size // 2 for size in whole.shape[2:])
+            middle = whole[:, :, row : row + 1, column : column + 1]
+            around = _without_centre(whole, row, column)
+            made = [
+                self.program.constant(f"{path}_{name}", nn.Parameter(value.clone()))
+                for name, value in (("around", around), ("centre", middle))
+            ]
+            self.pieces[weight] = (made[0], made[1])
+        return self.pieces[weight]
+
+    def mask_at(self, layer: fx.Node) -> fx.Node:
+        """The mask at the size of a layer's result."""
+        facts, source = self.program.facts(layer), self.program.facts(self.mask)
+        size = facts.shape[2:]
+        if size == source.shape[2:]:
+            return self.mask
+        if size not in self.resized:
+            graph, arguments = self.program.graph, arguments_of(layer)
+            sizes = list(self.sizes(arguments["input"], size))
+            call = graph.call_function(aten.upsample_bilinear2d.vec, (self.mask, sizes, False, None))
+            call.meta["facts"] = facts.but(precision=None, shape=(*source.shape[:2], *size))
+            self.resized[size] = call
+        return self.resized[size]
+
+    def sizes(self, image: fx.Node, size: tuple[int | str, ...]) -> Iterator[int | fx.Node]:
+        """Height and width: numbers, or nodes that read an open size."""
+        for axis, extent in enumerate(size, start=2):
+            if isinstance(extent, int):
+                yield extent
+                continue
+            node = self.program.graph.call_function(aten.sym_size.int, (image, axis))
+            node.meta["facts"] = self.program.facts(image).but(shape=(extent,), dtype=None, precision=None)
+            yield node
+
+
+def _without_centre(weight: Tensor, row: int, column: int) -> Tensor:
+    around = weight.clone()
+    around[:, :, row, column] = 0
+    return around

@@ -1,0 +1,220 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mattecompress.cost import cost
+from mattecompress.masking import masked_nodes
+from mattecompress.modules.binary import BinaryConv2d
+from mattecompress.modules.spatial_mask import SpatialMask
+from mattecompress.options import parse_options
+from mattecompress.passes.binarize import Binarize
+from mattecompress.passes.lower_binary import LowerBinary
+from mattecompress.passes.partition_blocks import PartitionBlocks
+from mattecompress.passes.set_resolution import SetResolution
+from mattecompress.passes.sparsify_decoder import SparsifyDecoder
+from mattecompress.pipeline import Context, PreconditionError
+from mattecompress.program import Level, Program
+from mattecompress.signature import Signature
+from mattecompress.text import print_program
+from mattecompress.text_parser import parse_program
+from mattecompress.tracing import capture
+
+ALL = {"rule": "residual", "threshold": 0.0}
+"""A mask of ones: no residual is below 0."""
+NONE = {"rule": "residual", "threshold": 1e9}
+DECODER = tuple(f"decoder.decode{scale}" for scale in (3, 2, 1, 0))
+RVM_DECODER = SparsifyDecoder("decoder.decode4", "project_mat.conv", DECODER)
+
+
+class Block(nn.Module):
+    """The name `partition-blocks` knows; two layers with an activation between."""
+
+    def __init__(self, inputs: int, kernels: tuple[int, ...], groups: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inputs, inputs, size, padding=size // 2, groups=groups) for size in kernels
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+
+class Net(nn.Module):
+    """A coarse block at half the size, a finer one, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = Block(6, (3,))
+        self.fine = Block(6, (3, 1, 5), groups=2)
+        self.head = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.coarse(F.avg_pool2d(x, 2))
+        return self.head(self.fine(F.interpolate(y, scale_factor=2, mode="nearest")))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def program_of(net: nn.Module, height: int | str = 8, width: int | str = 12) -> Program:
+    captured = capture(net.eval(), Signature((("x", (1, 6, height, width)),), ("y",)), "net")
+    return PartitionBlocks()(captured).program
+
+
+@pytest.fixture
+def program() -> Program:
+    torch.manual_seed(0)
+    return program_of(Net())
+
+
+def sparsify(**options: object) -> SparsifyDecoder:
+    return SparsifyDecoder("coarse", "head", ("fine",), **options)  # type: ignore[arg-type]
+
+
+def eighths(net: nn.Module) -> nn.Module:
+    """Numbers whose digests are the same on every processor."""
+    with torch.no_grad():
+        for number, parameter in enumerate(net.parameters()):
+            values = torch.arange(parameter.numel(), dtype=torch.float32)
+            parameter.copy_(((values * 5 + number) % 17 / 8 - 1).reshape(parameter.shape))
+    return net
+
+
+def test_golden(golden) -> None:
+    result = sparsify()(program_of(eighths(Net()), "2*h", "2*w"))
+    for tensor in result.program.state_dict().values():
+        tensor.copy_((tensor * 8).round() / 8)
+    golden(print_program(result.program))
+
+
+def test_a_mask_of_ones_changes_nothing(program: Program) -> None:
+    x = torch.randn(1, 6, 8, 12)
+    result = sparsify(**ALL)(program)
+    assert result.modified and result.notes == "2 layers under a mask of coarse, at 1 sizes"
+    with torch.no_grad():
+        torch.testing.assert_close(
+            result.program.run(x=x)["y"],
+            program.run(x=x)["y"],
+            rtol=1e-5,
+            atol=1e-6,
+            msg="the taps are added in another order",
+        )
+
+
+def test_without_a_mask_only_the_centre_counts(program: Program) -> None:
+    x = torch.randn(1, 6, 8, 12)
+    centres = Net().eval()
+    centres.load_state_dict({name: value.clone() for name, value in program.state_dict().items()})
+    for layer in (centres.fine.layers[0], centres.fine.layers[2]):
+        middle = layer.kernel_size[0] // 2
+        around = torch.ones(layer.kernel_size)
+        around[middle, middle] = 0
+        with torch.no_grad():
+            layer.weight[:, :, around.bool()] = 0
+    result = sparsify(**NONE)(program).program
+    with torch.no_grad():
+        torch.testing.assert_close(result.run(x=x)["y"], centres(x), rtol=1e-5, atol=1e-6)
+
+
+def test_sizes_may_be_open(program: Program) -> None:
+    result = sparsify(threshold=0.2, rule="residual")(program_of(Net(), "2*h", "2*w")).program
+    fixed = SetResolution(8, 12)(result).program
+    x = torch.randn(1, 6, 8, 12)
+    with torch.no_grad():
+        assert torch.equal(result.run(x=x)["y"], fixed.run(x=x)["y"])
+        assert result.run(x=torch.randn(1, 6, 14, 2))["y"].shape == (1, 4, 14, 2)
+
+
+def test_is_counted_prints_parses_and_stays(program: Program) -> None:
+    result = sparsify()(program).program
+    assert result.level is Level.TRAINABLE
+    assert parse_program(print_program(result), result.state_dict()) == result
+    assert not sparsify()(result).modified
+    assert PartitionBlocks()(result).program.has_regions
+    before, after = cost(program).totals, cost(result).totals
+    pixels, hidden = 8 * 12, 6
+    coarse = pixels // 4 * hidden * (9 * 6 + 4)
+    assert after.macs == before.macs + coarse + 2 * pixels * 6 * 3
+    assert after.masked_gflops * 1e9 == pytest.approx(pixels * 6 * 3 * (9 + 25))
+
+
+def test_trains_every_parameter(program: Program) -> None:
+    """But the head of the coarse alpha, which only decides: no gradient passes a mask."""
+    result = sparsify(**ALL)(program).program
+    result.run(x=torch.rand(1, 6, 8, 12))["y"].sum().backward()
+    for name, parameter in result.graph_module.named_parameters():
+        assert name.startswith("sparsifier") == (parameter.grad is None), name
+
+
+def test_a_loss_on_the_coarse_alpha_trains_its_layers(program: Program) -> None:
+    result = sparsify(output="pha_s")(program).program
+    outputs = result.run(x=torch.rand(1, 6, 8, 12))
+    assert list(outputs) == ["y", "pha_s"] and outputs["pha_s"].shape == (1, 1, 4, 6)
+    outputs["pha_s"].sum().backward()
+    assert result.graph_module.get_parameter("sparsifier.conv.weight").grad is not None
+
+
+def test_then_binarizes(program: Program) -> None:
+    result = Binarize("bimatting", exclude_first=False)(sparsify(**ALL)(program).program).program
+    paths = {str(call.target) for call in result.called_modules(BinaryConv2d)}
+    assert {"fine.layers.0.weight_around_conv", "fine.layers.0.weight_centre_conv"} <= paths
+    assert "head" not in paths
+    binary = [node for node in masked_nodes(result) if node in result.called_modules(BinaryConv2d)]
+    assert len(binary) == 2
+    assert len(LowerBinary()(result).program.called_modules(SpatialMask)) == 1
+
+
+def test_draws_from_the_seed(program: Program) -> None:
+    weights = [
+        sparsify()(program, Context(seed=seed)).program.state_dict()["sparsifier.conv.weight"]
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@torch.no_grad()
+def test_rvm(rvm: Program) -> None:
+    """Every 3x3 of the four finer blocks, gates too; a mask of ones leaves the matte as it was."""
+    program = PartitionBlocks()(rvm).program
+    result = dataclasses.replace(RVM_DECODER, rule="residual", threshold=0.0)(program)
+    assert result.notes == "11 layers under a mask of decoder.decode4, at 4 sizes"
+    inputs = {node.name: torch.rand(program.facts(node).sizes) for node in program.inputs}
+    before, after = program.run(**inputs), result.program.run(**inputs)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("corse", "head", ("fine",)), "no region is called 'corse'; did you mean coarse"),
+        (("coarse", "heed", ("fine",)), "no float layer is called 'heed'; did you mean head"),
+        (("coarse", "head", ("fin",)), "'fin' matches no region; did you mean fine"),
+        (("coarse", "head", ("fine", "coarse")), "region coarse is computed before the mask of coarse"),
+        (("coarse", "coarse.layers.0", ("fine",)), "coarse.layers.0 is no 1x1 layer"),
+        (("coarse", "head", ("fine",), 4), "head has 4 outputs, not one 4"),
+        (("coarse", "head", ("head",)), "no layer of head can become a masked sum"),
+    ],
+)
+def test_refuses_options_that_name_nothing(program: Program, options, message: str) -> None:
+    with pytest.raises(PreconditionError, match=message):
+        SparsifyDecoder(*options)(program)
+
+
+def test_refuses_a_program_without_regions(tiny: Program) -> None:
+    with pytest.raises(PreconditionError, match="run partition-blocks before"):
+        sparsify()(tiny)
+
+
+def test_its_text_is_its_options() -> None:
+    made = SparsifyDecoder("a", "b.conv", ("c.*", "d"), rule="xor", threshold=0.25)
+    text = "coarse=a head=b.conv regions=[c.*,d] rule=xor threshold=0.25"
+    assert str(made) == f"sparsify-decoder{{{text}}}"
+    assert parse_options(SparsifyDecoder, text, "sparsify-decoder") == made
