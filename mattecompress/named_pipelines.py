@@ -71,9 +71,10 @@ class Lower:
     strict: bool = False
 
     def passes(self) -> str:
-        """Fold what is left, then lower each kind of module."""
+        """Expand and fold what is left, then lower each kind of module."""
         strict = "{strict=true}" if self.strict else ""
-        return f"fold-batch-norm,lower-quantized{strict},lower-binary{strict},lower-functions,canonicalize"
+        lowering = f"lower-quantized{strict},lower-binary{strict},lower-functions"
+        return f"expand-modules,fold-batch-norm,{lowering},canonicalize"
 
 
 PIPELINES: dict[str, type[NamedPipeline]] = {

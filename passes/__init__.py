@@ -4,6 +4,7 @@ PASSES = {
     "binarize": "binarize:Binarize",
     "canonicalize": "canonicalize:Canonicalize",
     "cast-half": "cast_half:CastHalf",
+    "expand-modules": "expand_modules:ExpandModules",
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
     "insert-elastic-shortcuts": "insert_elastic_shortcuts:InsertElasticShortcuts",
     "lower-binary": "lower_binary:LowerBinary",
