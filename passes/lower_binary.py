@@ -3,8 +3,8 @@
 becomes  bits = [x >= threshold_c] packed,  n = B_w (*) bits in integers,  y = n * scale'_o + shift'_o  with
 scale' = scale * gamma and shift' = bias * gamma + beta.
 
-Bits and integers equal the trainable form's exactly: the threshold is the negated activation bias, and x + b >= 0
-just when x >= -b in floating point. Without a batch norm y is equal too. With one, scale' and shift' are computed in
+Bits and integers equal the trainable form's exactly: the threshold is the negated activation bias, of the layer's own
+or added by the network before it, and x + b >= 0 just when x >= -b in floating point. Without a batch norm y is equal too. With one, scale' and shift' are computed in
 float64 and rounded once, so that y comes out of four roundings, no more than the two steps of the trainable form
 have; an activation within those few units of the next layer's threshold can then turn its bit.
 """
@@ -139,20 +139,34 @@ class _Writer:
 
     def packing(self, call: fx.Node, module: BinaryConv2d, groups: int, word: int) -> fx.Node:
         """The packed bits of what the call reads: those of an earlier call where they are the same."""
-        threshold = module.threshold()
+        source, threshold = self.shifted(call, module)
         if threshold is not None and not threshold.any():
             threshold = None
         values = None if threshold is None else tuple(threshold.tolist())
-        key = (_input(call), self.program.facts(call).region, module.encoding, groups, word, values)
+        key = (source, self.program.facts(call).region, module.encoding, groups, word, values)
         if key not in self.packings:
             limits = None if threshold is None else self.constant(f"{call.target}.threshold", threshold)
             if module.encoding == "units":
-                arguments: tuple[Any, ...] = (matte.pack_units.default, _input(call), groups, word)
+                arguments: tuple[Any, ...] = (matte.pack_units.default, source, groups, word)
             else:
-                arguments = (matte.pack_signs.default, _input(call), limits, groups, word)
+                arguments = (matte.pack_signs.default, source, limits, groups, word)
             self.packings[key] = self.node(call, *arguments)
             self.counts["packings"] += 1
         return self.packings[key]
+
+    def shifted(self, call: fx.Node, module: BinaryConv2d) -> tuple[fx.Node, Tensor | None]:
+        """What is compared with which threshold (C,): a bias that the network adds before the layer is one too."""
+        source, threshold = _input(call), module.threshold()
+        if source.target is not aten.add.Tensor or source.kwargs or module.encoding != "signs":
+            return source, threshold
+        x, bias = source.args
+        shape = self.program.facts(source).shape
+        if threshold is not None or not isinstance(x, fx.Node) or not isinstance(bias, fx.Node):
+            return source, threshold
+        per_channel = bias.op == "get_attr" and self.program.facts(bias).shape == (1, shape[1], 1, 1)
+        if not per_channel or self.program.facts(x).shape != shape:
+            return source, threshold
+        return x, -self.program.tensor(bias).detach().flatten()
 
     def float_sums(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
         """The same sums in floating point, in the type of what the call reads."""

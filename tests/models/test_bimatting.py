@@ -205,6 +205,25 @@ def test_bivm_as_a_program() -> None:
     assert parse_pipeline("partition-blocks").run(program).has_regions
 
 
+@torch.no_grad()
+def test_lowers_to_bits() -> None:
+    """Every one-bit layer is packed; what differs is four roundings of a batch norm that is folded."""
+    model = bivm().eval()
+    for key, value in model.state_dict().items():
+        if key.endswith(("bias", "running_mean")):
+            value.normal_(0, 0.2)
+    program = capture(model, rvm_signature("bivm", (32, 48)), "bivm", fixed_options("bivm"))
+    lowered = parse_pipeline("lower{strict=true}").run(program)
+    assert lowered.level is Level.LOWERED
+    assert len(lowered.find(torch.ops.matte.binary_conv2d.default)) == len(
+        program.called_modules(BinaryConv2d)
+    )
+    inputs = {node.name: torch.rand(program.facts(node).sizes) for node in program.inputs}
+    before, after = program.run(**inputs), lowered.run(**inputs)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def costs(opened: Program) -> Cost:
     return cost(parse_pipeline("set-resolution{height=288 width=512}").run(opened))

@@ -315,3 +315,52 @@ def test_rvm_computes_the_same(rvm: Program, method: Method) -> None:
 def _sizes(program: Program, name: str) -> tuple[int, ...]:
     inputs = dict(zip(program.input_names, program.inputs, strict=True))
     return program.facts(inputs[name]).sizes
+
+
+class Shifted(nn.Module):
+    """Two layers that read one value, each shifted by a bias of the network's own, as in BiMatting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases = nn.ParameterList(torch.randint(-4, 5, (1, 4, 1, 1)) / 4 for _ in range(2))
+        config = BinaryConvConfig(4, 6, (3, 3), padding=(1, 1), method="bimatting", threshold=False)
+        self.layers = nn.ModuleList(BinaryConv2d(config) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (layer(x + bias) for layer, bias in zip(self.layers, self.biases, strict=True))
+        return first + second
+
+
+@torch.no_grad()
+def test_a_bias_before_a_layer_becomes_its_threshold() -> None:
+    """Also for values that lie on it; nothing is added any more."""
+    program = program_of(Shifted())
+    lowered = LowerBinary(strict=True)(program).program
+    packings = lowered.find(matte.pack_signs.default)
+    assert [node.args[0] for node in packings] == [lowered.inputs[0]] * 2
+    assert not lowered.find(aten.add.Tensor)[:-1]
+    x = torch.randint(-4, 5, (1, 4, 6, 6)) / 4
+    assert torch.equal(lowered.run(x=x)["y"], program.run(x=x)["y"])
+
+
+class Offset(nn.Module):
+    """What is added is computed, or one number for all channels."""
+
+    def __init__(self, computed: bool) -> None:
+        super().__init__()
+        self.computed = computed
+        self.bias = nn.Parameter(torch.full((1,), 0.25))
+        config = BinaryConvConfig(4, 4, (1, 1), method="bimatting", threshold=False)
+        self.layer = BinaryConv2d(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + (x.abs() if self.computed else self.bias))
+
+
+@pytest.mark.parametrize("computed", [True, False])
+@torch.no_grad()
+def test_other_sums_stay(computed: bool) -> None:
+    program, x = program_of(Offset(computed)), torch.randn(1, 4, 6, 6)
+    lowered = LowerBinary(strict=True)(program).program
+    assert len(lowered.find(aten.add.Tensor)) == 1
+    assert torch.equal(lowered.run(x=x)["y"], program.run(x=x)["y"])
