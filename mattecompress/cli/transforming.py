@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 REFINERS = ("deep_guided_filter", "fast_guided_filter")
 
 
+class _Weights(NamedTuple):
+    """A file, or the seed of random ones, or neither for those that are shipped."""
+
+    checkpoint: Path | None
+    seed: int | None
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(capture)
@@ -48,6 +55,10 @@ def capture(
     size: Size = None,
     ratio: Annotated[float, typer.Option(help="Downsample ratio of a named model.")] = 1.0,
     refiner: Annotated[str | None, typer.Option(help="deep_guided_filter or fast_guided_filter.")] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Random weights, drawn from --seed.")
+    ] = False,
+    seed: Seed = 0,
     inputs: Annotated[
         list[str] | None, typer.Option(help="[NAME=]SHAPE of each input, such as 1x3x288x512.")
     ] = None,
@@ -58,6 +69,8 @@ def capture(
 
     mattecompress capture rvm-mobilenetv3 --checkpoint w.safetensors --size 288x512 -o rvm.mcg
 
+    mattecompress capture bivm --untrained -o bivm.mcg
+
     mattecompress capture mypackage.net:build --inputs 1x3x288x512 --outputs pha -o mine.mcg
     """
     from mattecompress import container
@@ -66,11 +79,15 @@ def capture(
 
     require_writable(output)
     if ":" in model:
-        _refuse(model, "a function builds it", checkpoint=checkpoint, size=size, refiner=refiner)
+        given = {"checkpoint": checkpoint, "size": size, "refiner": refiner, "untrained": untrained}
+        _refuse(model, "a function builds it", **given)
         program = _capture_function(model, inputs or [], outputs, state or [])
     else:
         _refuse(model, "its signature is known", inputs=inputs, outputs=outputs, state=state)
-        program = _capture_named(model, checkpoint, parse_size(size), ratio, refiner)
+        if untrained:
+            _refuse(model, "untrained weights are random", checkpoint=checkpoint)
+        weights = _Weights(checkpoint, seed if untrained else None)
+        program = _capture_named(model, weights, parse_size(size), ratio, refiner)
     container.save(program, output, _hash_of(checkpoint))
     open_sizes = program_symbols(program)
     what = (
@@ -88,8 +105,10 @@ def _refuse(model: str, reason: str, **options: object) -> None:
 
 
 def _capture_named(
-    model: str, checkpoint: Path | None, size: tuple[int, int] | None, ratio: float, refiner: str | None
+    model: str, weights: _Weights, size: tuple[int, int] | None, ratio: float, refiner: str | None
 ) -> "Program":
+    import torch
+
     from mattecompress import api
     from mattecompress.options import nearest
 
@@ -98,7 +117,10 @@ def _capture_named(
     if not 0 < ratio <= 1:
         raise ArgumentError(f"--ratio {ratio:g}: expected more than 0 and at most 1")
     options: dict[str, Any] = {"refiner": refiner} if refiner else {}
-    return api.capture(model, checkpoint=checkpoint, size=size, ratio=ratio, **options)
+    if weights.seed is not None:
+        torch.manual_seed(weights.seed)
+        options["untrained"] = True
+    return api.capture(model, checkpoint=weights.checkpoint, size=size, ratio=ratio, **options)
 
 
 def _capture_function(model: str, inputs: list[str], outputs: str | None, state: list[str]) -> "Program":

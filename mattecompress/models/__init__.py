@@ -55,5 +55,7 @@ def shipped_checkpoint(name: str) -> Path:
     """
     path = ASSETS / SHIPPED.get(name, "")
     if not path.is_file():
-        raise CheckpointError(f"no weights are shipped for {name}: give a checkpoint file")
+        raise CheckpointError(
+            f"no weights are shipped for {name}: give a checkpoint file, or ask for untrained ones"
+        )
     return path

@@ -43,6 +43,16 @@ def test_captures_a_function(done: Cli, cli: Cli, tmp_path: Path) -> None:
     assert wrong.code == 2 and "yields 2 outputs, 1 names were given" in wrong.err
 
 
+def test_captures_untrained_weights_by_the_seed(done: Cli, cli: Cli, tmp_path: Path) -> None:
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        words = ["--untrained", "--seed", seed, "--size", "16x16", "-o", f"{name}.mcg"]
+        done("capture", "bimatting", *words)
+    one, again, other = (container.load(tmp_path / f"{name}.mcg") for name in ("one", "again", "other"))
+    assert one == again != other and one.level.value == "trainable"
+    wrong = cli("capture", "bimatting", "--untrained", "--checkpoint", "w.pth", "-o", "wrong.mcg")
+    assert wrong.code == 2 and "--checkpoint does not apply to bimatting" in wrong.err
+
+
 def test_opt_is_deterministic(done: Cli, tiny_file: str) -> None:
     texts = []
     for number in range(2):
