@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from mattecompress.models.binary_decoder import BinaryLRASPP, SparseDecoder
 from mattecompress.models.binary_encoder import BinaryEncoder
 from mattecompress.models.binary_layers import Form, LearnableBias, activated_convolution, convolution
-from mattecompress.models.guided_filter import DeepGuidedFilter, FastGuidedFilter
-from mattecompress.models.rvm import HIDDEN, Projection, Refiner, lay_out, reduce
+from mattecompress.models.rvm import HIDDEN, Projection, Refiner, build_refiner, lay_out, reduce
 from mattecompress.modules.elastic_shortcut import ElasticShortcut
 from mattecompress.modules.spatial_mask import SpatialMaskConfig
 
@@ -46,7 +45,7 @@ class BiMatting(nn.Module):
         self.decoder = SparseDecoder(features, DECODER_CHANNELS, self.form, mask or SpatialMaskConfig())
         self.project_mat = Projection(HIDDEN, 4)
         self.project_seg = Projection(HIDDEN, 1)
-        self.refiner = _refiner(refiner, self.form)
+        self.refiner = build_refiner(refiner, _slope(self.form))
 
     def forward(
         self,
@@ -137,10 +136,9 @@ def bivm_float(refiner: Refiner = "deep_guided_filter", seed: int = 0, init_scal
     return BiVM(Form(binary=False, elastic=True), refiner, seed=seed, init_scale=init_scale)
 
 
-def _refiner(name: Refiner, form: Form) -> nn.Module:
-    if name == "fast_guided_filter":
-        return FastGuidedFilter()
-    slope = nn.Sequential(
+def _slope(form: Form) -> nn.Sequential:
+    """The deep guided filter's small network with one-bit layers."""
+    return nn.Sequential(
         *activated_convolution(form, 4 * 2 + HIDDEN, HIDDEN, 1),
         LearnableBias(HIDDEN),
         nn.Identity(),
@@ -150,7 +148,6 @@ def _refiner(name: Refiner, form: Form) -> nn.Module:
         nn.PReLU(HIDDEN),
         nn.Conv2d(HIDDEN, 4, 1),
     )
-    return DeepGuidedFilter(HIDDEN, slope)
 
 
 def _coarse_matte(coarse: Tensor, fine: Tensor) -> list[Tensor]:

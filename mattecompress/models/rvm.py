@@ -21,9 +21,9 @@ Variant = Literal["mobilenetv3", "resnet50"]
 Refiner = Literal["deep_guided_filter", "fast_guided_filter"]
 
 HIDDEN = 16
-REFINERS: dict[str, Callable[[], nn.Module]] = {
-    "deep_guided_filter": lambda: DeepGuidedFilter(HIDDEN),
-    "fast_guided_filter": FastGuidedFilter,
+REFINERS: dict[str, Callable[[nn.Sequential | None], nn.Module]] = {
+    "deep_guided_filter": lambda slope: DeepGuidedFilter(HIDDEN, slope),
+    "fast_guided_filter": lambda slope: FastGuidedFilter(),
 }
 ASPP_CHANNELS = {"mobilenetv3": 128, "resnet50": 256}
 DECODER_CHANNELS = {"mobilenetv3": (80, 40, 32), "resnet50": (128, 64, 32)}
@@ -48,9 +48,7 @@ class RVM(nn.Module):
         self.decoder = RecurrentDecoder(features, DECODER_CHANNELS[variant])
         self.project_mat = Projection(HIDDEN, 4)
         self.project_seg = Projection(HIDDEN, 1)
-        if refiner not in REFINERS:
-            raise RefinerError(f"no refiner is called '{refiner}'{nearest(refiner, REFINERS)}")
-        self.refiner = REFINERS[refiner]()
+        self.refiner = build_refiner(refiner)
 
     def forward(
         self,
@@ -265,6 +263,17 @@ def resnet50(refiner: Refiner = "deep_guided_filter") -> RVM:
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def build_refiner(name: str, slope: nn.Sequential | None = None) -> nn.Module:
+    """The guided filter of that name; `slope` as of `DeepGuidedFilter`.
+
+    Raises:
+        RefinerError: there is none.
+    """
+    if name not in REFINERS:
+        raise RefinerError(f"no refiner is called '{name}'{nearest(name, REFINERS)}")
+    return REFINERS[name](slope)
 
 
 def double(x: Tensor, image: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mattecompress.cost import Cost, cost
 from mattecompress.models import build_model
 from mattecompress.models.bimatting import BiMatting, BiVM, bimatting, bimatting_float, bivm, bivm_float
 from mattecompress.models.checkpoints import AbsentPart, find_model
+from mattecompress.models.rvm import RefinerError
 from mattecompress.models.signatures import fixed_options, rvm_signature
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.modules.elastic_shortcut import ElasticShortcut
@@ -277,5 +278,6 @@ def test_parts_left_out_of_a_checkpoint_still_weigh_one_bit(tmp_path: Path) -> N
 
 
 def test_refiner_by_name() -> None:
-    assert isinstance(bimatting("fast_guided_filter").refiner, nn.Module)
     assert not list(bimatting("fast_guided_filter").refiner.parameters())
+    with pytest.raises(RefinerError, match="no refiner is called 'fast'"):
+        bimatting("fast")  # type: ignore[arg-type]
