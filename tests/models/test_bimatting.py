@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mattecompress.cost import Cost, cost
 from mattecompress.models import build_model
@@ -42,9 +42,24 @@ def network() -> BiMatting:
     return build_model("bimatting", untrained=True)  # type: ignore[return-value]
 
 
+def captured(network: nn.Module, name: str, size: tuple[int, int] | None = None) -> Program:
+    return capture(network, rvm_signature(name, size), name, fixed_options(name))
+
+
 @pytest.fixture(scope="module")
-def opened(network: BiMatting) -> Program:
-    return capture(network, rvm_signature("bimatting"), "bimatting", fixed_options("bimatting"))
+def program(network: BiMatting) -> Program:
+    return captured(network, "bimatting", (288, 512))
+
+
+@pytest.fixture(scope="module")
+def bivm_and_program() -> tuple[BiVM, Program]:
+    """With biases and means that a trained network may have."""
+    torch.manual_seed(0)
+    model = bivm().eval()
+    for key, value in model.state_dict().items():
+        if key.endswith(("bias", "running_mean")):
+            value.normal_(0, 0.2)
+    return model, captured(model, "bivm", (32, 48))
 
 
 def states(height: int, width: int, batch: int = 1) -> list[Tensor]:
@@ -163,31 +178,38 @@ def test_twin_has_no_signs() -> None:
     assert not [part for part in model.modules() if isinstance(part, BinaryConv2d)]
 
 
-@pytest.mark.parametrize("size", [(64, 96), (16, 16), (48, 32)])
-@torch.no_grad()
-def test_program_computes_the_same(opened: Program, network: BiMatting, size: tuple[int, int]) -> None:
-    src, carried = torch.rand(2, 3, *size), states(*size, batch=2)
+def assert_computes_the_same(program: Program, network: nn.Module, size: tuple[int, int], batch: int) -> None:
+    src, carried = torch.rand(batch, 3, *size), states(*size, batch=batch)
     expected = network(src, *carried, coarse_outputs=False)
-    found = opened.run(src=src, **{f"r{k}i": state for k, state in enumerate(carried, start=1)})
+    found = program.run(src=src, **{f"r{k}i": state for k, state in enumerate(carried, start=1)})
     assert list(found) == ["fgr", "pha", "r1o", "r2o", "r3o", "r4o"]
     for one, other in zip(found.values(), expected, strict=True):
         assert torch.equal(one, other)
 
 
-def test_program_is_trainable_and_prints_and_parses(opened: Program, network: BiMatting) -> None:
-    assert opened.level is Level.TRAINABLE
+@pytest.mark.slow
+@torch.no_grad()
+def test_program_of_open_size_computes_the_same(network: BiMatting) -> None:
+    program = captured(network, "bimatting")
+    assert parse_program(print_program(program), program.state_dict()) == program
+    assert parse_pipeline("partition-blocks").run(program).has_regions
+    for size in ((64, 96), (16, 16), (48, 32)):
+        assert_computes_the_same(program, network, size, batch=2)
+
+
+def test_program_is_trainable_and_prints_and_parses(program: Program, network: BiMatting) -> None:
+    assert program.level is Level.TRAINABLE
     layers = [part for part in network.modules() if isinstance(part, BinaryConv2d)]
-    calls = opened.called_modules(BinaryConv2d)
+    calls = program.called_modules(BinaryConv2d)
     assert len(calls) == len(layers) - 2
-    assert {opened.facts(call).precision for call in calls} == {BinaryConv2d.precision}
-    assert {type(opened.module(call)) for call in calls} == {BinaryConv2d}
-    assert len(opened.called_modules(SpatialMask)) == 1
-    assert parse_program(print_program(opened), opened.state_dict()) == opened
+    assert {program.facts(call).precision for call in calls} == {BinaryConv2d.precision}
+    assert {type(program.module(call)) for call in calls} == {BinaryConv2d}
+    assert len(program.called_modules(SpatialMask)) == 1
+    assert parse_program(print_program(program), program.state_dict()) == program
 
 
-def test_regions_are_found(opened: Program) -> None:
-    program = parse_pipeline("partition-blocks").run(opened)
-    regions = list(regions_in_order(program))
+def test_regions_are_found(program: Program) -> None:
+    regions = list(regions_in_order(parse_pipeline("partition-blocks").run(program)))
     blocks = [f"backbone.feature.{number}" for number in range(18)]
     for place, number in ((4, 0), (8, 1), (15, 3)):
         blocks.insert(place, f"backbone.joins.{number}")
@@ -196,24 +218,17 @@ def test_regions_are_found(opened: Program) -> None:
 
 
 @torch.no_grad()
-def test_bivm_as_a_program() -> None:
-    model, frame, carried = bivm().eval(), torch.rand(1, 3, 32, 48), states(32, 48)
-    program = capture(model, rvm_signature("bivm", (32, 48)), "bivm", fixed_options("bivm"))
+def test_bivm_as_a_program(bivm_and_program: tuple[BiVM, Program]) -> None:
+    model, program = bivm_and_program
     assert len(program.called_modules(ElasticShortcut)) == 44
-    found = program.run(src=frame, **{f"r{k}i": state for k, state in enumerate(carried, start=1)})
-    for one, other in zip(found.values(), model(frame, *carried, coarse_outputs=False), strict=True):
-        assert torch.equal(one, other)
+    assert_computes_the_same(program, model, (32, 48), batch=1)
     assert parse_pipeline("partition-blocks").run(program).has_regions
 
 
 @torch.no_grad()
-def test_lowers_to_bits() -> None:
+def test_lowers_to_bits(bivm_and_program: tuple[BiVM, Program]) -> None:
     """Every one-bit layer is packed; what differs is four roundings of a batch norm that is folded."""
-    model = bivm().eval()
-    for key, value in model.state_dict().items():
-        if key.endswith(("bias", "running_mean")):
-            value.normal_(0, 0.2)
-    program = capture(model, rvm_signature("bivm", (32, 48)), "bivm", fixed_options("bivm"))
+    _, program = bivm_and_program
     lowered = parse_pipeline("lower{strict=true}").run(program)
     assert lowered.level is Level.LOWERED
     assert len(lowered.find(torch.ops.matte.binary_conv2d.default)) == len(
@@ -226,8 +241,8 @@ def test_lowers_to_bits() -> None:
 
 
 @pytest.fixture(scope="module")
-def costs(opened: Program) -> Cost:
-    return cost(parse_pipeline("set-resolution{height=288 width=512}").run(opened))
+def costs(program: Program) -> Cost:
+    return cost(program)
 
 
 def test_costs_what_the_paper_says(costs: Cost) -> None:
@@ -258,8 +273,7 @@ def test_weighs_what_the_paper_says(costs: Cost) -> None:
 
 def test_twin_costs_what_the_paper_says() -> None:
     name = "bimatting-32bit"
-    network = build_model(name, untrained=True)
-    program = capture(network, rvm_signature(name, (288, 512)), name, fixed_options(name))
+    program = captured(build_model(name, untrained=True), name, (288, 512))
     totals, projection = cost(program).totals, 16 * 4 * 288 * 512 * 1e-9
     assert totals.model_parameters == 4_265_293
     assert round(totals.paper_size_mib, 2) == 16.27
