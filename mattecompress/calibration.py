@@ -241,8 +241,8 @@ def search_range(values: Tensor, low: Tensor, high: Tensor, config: QuantizerCon
 
 
 def fit_weights(quantizer: FakeQuantize, weight: Tensor, method: RangeMethod) -> None:
-    """Give a quantizer of one scale per index of axis 0 its scales for `weight`, float32 (O, ...)."""
-    rows = weight.detach().flatten(1)
+    """Give a quantizer its scales for `weight`, float32 (O, ...): one for each index of axis 0, or one for all."""
+    rows = weight.detach().reshape(1 if quantizer.config.channels is None else len(weight), -1)
     low, high = rows.aminmax(dim=1)
     _fit(quantizer, rows, low, high, method)
 

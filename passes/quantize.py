@@ -1,8 +1,9 @@
 """y = conv(x, W) + b  becomes  y = conv(Q_a(x), Q_w(W)) + b
 
-Q_w: signed codes, one scale per output channel. Q_a: unsigned codes, one scale and zero point per tensor, however
-many convolutions read it. Round to nearest; the ranges come from the weights themselves and from running the
-program over clips with its recurrent state. Bias stays float32 and the network's outputs are not quantized.
+Q_w: signed codes, one scale per output channel, unless options say otherwise. Q_a: unsigned codes, one scale and
+zero point per tensor, however many convolutions read it. Round to nearest; the ranges come from the weights
+themselves and from running the program over clips with its recurrent state. Bias stays float32 and the network's
+outputs are not quantized.
 
 Source: PTQ4VM Table 1, row "MSE" (range search and nothing else); signs and granularity of weights as in its
 published code. That code gives activations signed codes, which spend half of them on nothing after a ReLU, and
@@ -12,8 +13,7 @@ quantizes the output of the last convolution, which caps alpha at 8 levels in 4 
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import fx
@@ -24,11 +24,14 @@ from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig, check
 from mattecompress.options import nearest
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.pipeline import Context, Pass, PreconditionError, expect
+from mattecompress.precision_rules import Rule, last_match, matches_any
 from mattecompress.program import Program
 
 conv2d = torch.ops.aten.conv2d.default
 INPUT, WEIGHT = 0, 1
 REFINER = "refiner.*"
+
+Codes = Literal["symmetric", "asymmetric"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,13 @@ class Quantize(Pass):
     range: ends of range of least error, or the extremes that were seen.
     first, last: bits of weights and input of the first and of the last convolution; none means as the others.
         PTQ4VM keeps the first convolution's weights in 8 bits; the picture it reads is 8-bit data anyway.
-    exclude: patterns of convolutions that stay float, such as `decoder.*`. The guided filter's are excluded unless
-        another list is given: it subtracts nearly equal products, which does not survive 8 bits.
+    exclude: patterns of convolutions or regions that stay float, such as `decoder.*`. The guided filter's are
+        excluded unless another list is given: it subtracts nearly equal products, which does not survive 8 bits.
+    rules: bits by pattern of convolution or region, such as `decoder.*:w8a8`, `aspp:a8` or `head:float`; the last
+        that matches decides, also over `first` and `last`.
+    weight_codes: symmetric, or asymmetric with a zero point; the latter have no integer form yet.
+    weight_scales: one for each output channel, or one for the whole tensor.
+    activation_codes: asymmetric with a zero point, or symmetric, which PTQ4VM's published code has.
     """
 
     weights: int = 8
@@ -49,6 +57,10 @@ class Quantize(Pass):
     first: int | None = 8
     last: int | None = None
     exclude: tuple[str, ...] = (REFINER,)
+    rules: tuple[str, ...] = ()
+    weight_codes: Codes = "symmetric"
+    weight_scales: Literal["channel", "tensor"] = "channel"
+    activation_codes: Codes = "asymmetric"
     name: ClassVar[str] = "quantize"
 
     def __post_init__(self) -> None:
@@ -57,6 +69,7 @@ class Quantize(Pass):
         for what, bits in (("first", self.first), ("last", self.last)):
             if bits is not None:
                 check_bits(bits, what)
+        self._rules()
 
     def requires(self, program: Program) -> None:
         """Batch norms are folded, and every pattern matches something."""
@@ -64,10 +77,13 @@ class Quantize(Pass):
             FoldBatchNorm().ensures(program)
         except PreconditionError as error:
             raise PreconditionError(f"{error}: run fold-batch-norm before quantize") from error
-        paths = [layer_path(node) for node in program.find(conv2d)]
+        labels = {label for node in program.find(conv2d) for label in _labels(program, node)}
         for pattern in self.exclude:
-            matched = pattern == REFINER or any(fnmatchcase(path, pattern) for path in paths)
-            expect(matched, f"exclude pattern '{pattern}' matches no convolution{nearest(pattern, paths)}")
+            matched = pattern == REFINER or matches_any(pattern, labels)
+            expect(matched, f"exclude pattern '{pattern}' matches no convolution{nearest(pattern, labels)}")
+        for rule in self._rules():
+            near = nearest(rule.pattern, labels)
+            expect(rule.matches(labels), f"rule pattern '{rule.pattern}' matches no convolution{near}")
 
     def ensures(self, program: Program) -> None:
         """Nothing quantizable is left."""
@@ -82,40 +98,49 @@ class Quantize(Pass):
         read = [source.name for source, _ in activations]
         seen = observe(program, read, context.clips, context.seed, context.progress)
         for (source, bits), readers in activations.items():
-            quantizer = FakeQuantize(QuantizerConfig(bits))
+            quantizer = FakeQuantize(QuantizerConfig(bits, symmetric=self.activation_codes == "symmetric"))
             fit_activations(quantizer, seen[source.name], self.range)
             _insert(program, source, readers, quantizer, "input_quantizer")
         for (source, bits), readers in weights.items():
             weight = program.tensor(source)
-            quantizer = FakeQuantize(QuantizerConfig(bits, symmetric=True, channels=len(weight)))
+            channels = len(weight) if self.weight_scales == "channel" else None
+            quantizer = FakeQuantize(QuantizerConfig(bits, self.weight_codes == "symmetric", channels))
             fit_weights(quantizer, weight, self.range)
             _insert(program, source, readers, quantizer, "weight_quantizer")
         for node, precision in sites.items():
             node.meta["facts"] = program.facts(node).but(precision=precision)
         return self._describe(program, sites, len(activations))
 
+    def _rules(self) -> list[Rule]:
+        return [Rule.parse(text) for text in self.rules]
+
     def _sites(self, program: Program) -> dict[fx.Node, Precision]:
         """The convolutions to quantize, in order."""
         nodes = program.find(conv2d)
         sites = {}
         for node in nodes:
-            if quantizer_of(program, node.args[WEIGHT]) is None and self._obstacle(node) is None:
+            if quantizer_of(program, node.args[WEIGHT]) is None and self._obstacle(program, node) is None:
                 bits = self.first if node is nodes[0] else self.last if node is nodes[-1] else None
-                sites[node] = Precision(bits or self.weights, bits or self.activations)
+                rule = last_match(self._rules(), _labels(program, node))
+                usual = Precision(bits or self.weights, bits or self.activations)
+                sites[node] = rule.applied(usual) if rule else usual
         return sites
 
-    def _obstacle(self, node: fx.Node) -> str | None:
+    def _obstacle(self, program: Program, node: fx.Node) -> str | None:
         """Why a convolution must stay float."""
-        weight = node.args[WEIGHT]
-        if any(fnmatchcase(layer_path(node), pattern) for pattern in self.exclude):
+        weight, labels = node.args[WEIGHT], _labels(program, node)
+        if any(matches_any(pattern, labels) for pattern in self.exclude):
             return "excluded"
+        rule = last_match(self._rules(), labels)
+        if rule is not None and rule.stays_float:
+            return f"rule {rule.pattern}"
         return None if isinstance(weight, fx.Node) and weight.op == "get_attr" else "its weights are computed"
 
     def _describe(self, program: Program, sites: dict[fx.Node, Precision], tensors: int) -> str:
         kinds = Counter(str(precision) for precision in sites.values())
         counts = " and ".join(f"{count} convolutions in {kind}" for kind, count in kinds.items())
         nodes = [node for node in program.find(conv2d) if quantizer_of(program, node.args[WEIGHT]) is None]
-        left = "".join(f"; {layer_path(node)} stays float: {self._obstacle(node)}" for node in nodes)
+        left = "".join(f"; {layer_path(node)} stays float: {self._obstacle(program, node)}" for node in nodes)
         return f"{counts}, {tensors} activation tensors{left}"
 
 
@@ -127,6 +152,12 @@ def layer_path(node: fx.Node) -> str:
     if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
         return node.name
     return str(weight.target).rpartition(".")[0] or node.name
+
+
+def _labels(program: Program, node: fx.Node) -> list[str]:
+    """What a pattern may name a convolution by: its path, and its region where it has one."""
+    region = program.facts(node).region
+    return [layer_path(node), region] if region else [layer_path(node)]
 
 
 def quantizer_of(program: Program, node: object) -> FakeQuantize | None:

@@ -141,6 +141,64 @@ def test_the_rest_can_be_quantized_later(folded: Program, context: Context) -> N
     assert list(precisions(second).values()) == ["w8a8", "w8a8", "w4a8"]
 
 
+@pytest.fixture(scope="module")
+def in_regions(folded: Program) -> Program:
+    return parse_pipeline("partition-blocks").run(folded)
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("[head:w4a6]", ["w8a8", "w8a8", "w4a6"]),
+        ("[*:w4,stem.*:a5]", ["w8a5", "w4a8", "w4a8"]),
+        ("[*:w4a4,middle.0:w3]", ["w4a4", "w3a8", "w4a4"]),
+        ("[block.0:w2a3]", ["w2a3", "w8a8", "w8a8"]),
+        ("[block.1:float]", ["w8a8", "None", "w8a8"]),
+    ],
+)
+def test_rules_by_layer_and_region(
+    in_regions: Program, context: Context, rules: str, expected: list[str]
+) -> None:
+    """The last that matches decides; `block.1` is the region of layer `middle.0`."""
+    program = parse_pipeline(f"quantize{{rules={rules}}}").run(in_regions, context)
+    assert list(precisions(program).values()) == expected
+    for node in program.find(conv2d):
+        if (precision := program.facts(node).precision) is not None:
+            bits = [program.module(operand).config.bits for operand in node.args[:2]]
+            assert bits == [precision.activation_bits, precision.weight_bits]
+
+
+def test_a_layer_left_float_by_a_rule_is_named(in_regions: Program, context: Context) -> None:
+    result = Quantize(rules=("block.1:float",))(in_regions, context)
+    assert result.notes.endswith("middle.0 stays float: rule block.1")
+
+
+def test_refuses_a_rule_that_matches_nothing(in_regions: Program, context: Context) -> None:
+    with pytest.raises(
+        PreconditionError, match="rule pattern 'midle.0' matches no convolution; did you mean mid"
+    ):
+        Quantize(rules=("midle.0:w4a4",))(in_regions, context)
+
+
+@pytest.mark.parametrize("rule", ["head", "head:", ":w4a4", "head:4", "head:w4b4", "head:w1", "head:a9"])
+def test_refuses_a_rule_that_says_nothing(rule: str) -> None:
+    with pytest.raises(OptionError, match=f"rule '{rule}': "):
+        Quantize(rules=(rule,))
+
+
+def test_kinds_of_codes_and_scales(folded: Program, context: Context) -> None:
+    options = "weight-codes=asymmetric weight-scales=tensor activation-codes=symmetric"
+    program = parse_pipeline(f"quantize{{{options}}}").run(folded, context)
+    for node in program.find(conv2d):
+        x, weight = (program.module(operand) for operand in node.args[:2])
+        assert x.config == QuantizerConfig(8, symmetric=True)
+        assert weight.config == QuantizerConfig(8) and weight.scale.shape == ()
+    assert parse_program(print_program(program), program.state_dict()) == program
+    for before, after in zip(Stream(folded).over(clips()[0]), Stream(program).over(clips()[0]), strict=True):
+        for name, value in before.items():
+            assert (after[name] - value).abs().mean() / value.abs().max() < 0.02, name
+
+
 class Fork(nn.Module):
     """Two convolutions and a sum read one tensor; two convolutions share one weight."""
 
