@@ -7,19 +7,16 @@ QDrop's two-sided search over every width and zero point.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 
-from mattecompress.errors import UserError
-from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.feed import CalibrationError, Clip, Feed
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
-from mattecompress.stream import Stream
 
 POWER = 2.4
 COARSE = tuple(1 - 0.05 * step for step in range(20))
@@ -29,10 +26,6 @@ SAMPLES = 1 << 15
 
 Progress = Callable[[int, int, str], None]
 RangeMethod = Literal["mse", "min-max"]
-
-
-class CalibrationError(UserError):
-    """Clips are absent or do not fit the program, or a value that is not finite was met."""
 
 
 @dataclass
@@ -84,25 +77,26 @@ class _Observer(fx.Interpreter):
         return dict(zip(self.program.output_names, values, strict=True))
 
 
+@torch.no_grad()
 def observe(
     program: Program,
     names: Iterable[str],
-    clips: Sequence[Tensor],
+    clips: Sequence[Clip],
     seed: int = 0,
     progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Observation]:
     """Run every clip frame by frame, states carried from zero within a clip, and watch the nodes called `names`.
 
-    clips: each (T,3,H,W) float32 in 0..1; a program of open sizes takes the clips' sizes.
+    clips: as `Feed` takes them; a program of open sizes takes the clips' sizes.
     seed: decides which values are kept.
 
     Raises:
         CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
     """
-    _check_clips(program, clips)
+    feed = Feed(program, clips)
     seen = {name: Observation() for name in names}
     generator = torch.Generator().manual_seed(seed)
-    total = sum(len(clip) for clip in clips)
+    total = len(feed.places)
     share = -(-SAMPLES // total)
 
     def take(name: str, value: Tensor) -> None:
@@ -112,79 +106,18 @@ def observe(
             except FloatingPointError as error:
                 raise FloatingPointError(f"%{name} holds {error}") from error
 
-    for done, (place, stream, frame) in enumerate(_walk(program, clips, take), start=1):
+    run = _Observer(program, take)
+    states: dict[str, Tensor] = {}
+    for done, (clip, index) in enumerate(feed.places, start=1):
+        states = feed.zeros(clip) if index == 0 else states
         try:
-            stream(frame)
+            outputs = run(**feed.frame(clip, index), **states)
         except FloatingPointError as error:
+            place = f"frame {index + 1} of clip {clip + 1}"
             raise CalibrationError(f"{error} on {place}: check the clips and the weights") from error
+        states = {pair.input: outputs[pair.output] for pair in program.states}
         progress(done, total, "calibrate")
     return seen
-
-
-def _walk(
-    program: Program, clips: Sequence[Tensor], take: Callable[[str, Tensor], None]
-) -> Iterator[tuple[str, Stream, Tensor]]:
-    """Each frame with its place in words and the stream that it goes through next."""
-    streams: dict[tuple[int, int], Stream] = {}
-    for number, clip in enumerate(clips, start=1):
-        height, width = clip.shape[2:]
-        if (height, width) not in streams:
-            sized = _sized(program, height, width)
-            streams[height, width] = Stream(sized, _Observer(sized, take))
-        stream = streams[height, width]
-        stream.reset()
-        for index, frame in enumerate(clip, start=1):
-            yield f"frame {index} of clip {number}", stream, frame.unsqueeze(0)
-
-
-def _sized(program: Program, height: int, width: int) -> Program:
-    """The program, its inputs' open sizes set to those of one frame; what it computes is untouched."""
-    if not program_symbols(program):
-        return program
-    sized = program.clone()
-    (frame,) = _frames(sized)
-    pairs = zip(sized.facts(frame).shape, (1, 0, height, width), strict=True)
-    symbols = {symbol: have // _step(want) for want, have in pairs for symbol in size_symbols(want)}
-    for node in sized.inputs:
-        facts = sized.facts(node)
-        node.meta["facts"] = facts.but(shape=tuple(evaluate_size(size, symbols) for size in facts.shape))
-    return sized
-
-
-def _frames(program: Program) -> list[fx.Node]:
-    """The inputs that are no states."""
-    states = {state.input for state in program.states}
-    return [node for node in program.inputs if node.target not in states]
-
-
-def _step(size: int | str) -> int:
-    """k of an open size `k*symbol`."""
-    return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
-
-
-def _fits(have: int, want: int | str) -> bool:
-    return have == want if isinstance(want, int) else have % _step(want) == 0
-
-
-def _check_clips(program: Program, clips: Sequence[Tensor]) -> None:
-    if sum(len(clip) for clip in clips) == 0:
-        raise CalibrationError(
-            "calibration needs clips and none were given: add --calibration with a video or a folder of clips, "
-            "or in Python Context(clips=[frames]) with frames (T,3,H,W) float32 in 0..1"
-        )
-    frames = _frames(program)
-    if len(frames) != 1:
-        names = ", ".join(str(node.target) for node in frames)
-        raise CalibrationError(f"calibration feeds one frame at a time; this program also takes {names}")
-    wanted = program.facts(frames[0]).shape
-    for number, clip in enumerate(clips, start=1):
-        sizes = (1, *clip.shape[1:])
-        fits = len(sizes) == len(wanted) and all(map(_fits, sizes, wanted))
-        if not fits:
-            shape, text = list(clip.shape), ",".join(map(str, wanted))
-            raise CalibrationError(
-                f"clip {number} is {shape}, the program takes [{text}]: resize the frames, or capture another size"
-            )
 
 
 class _Search:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
-
 from mattecompress.errors import InternalError, UserError
+from mattecompress.feed import Clip
 from mattecompress.options import format_options
 from mattecompress.program import PassRecord, Program
 from mattecompress.propagation import propagate
@@ -37,7 +36,7 @@ class PassResult:
 class Context:
     """What a pass may need besides the program.
 
-    clips: calibration clips, each (T,3,H,W) float32 in 0..1.
+    clips: calibration clips, each (T,3,H,W) float32 in 0..1, or as `mattecompress.feed.Feed` takes them.
     teacher: the float program that a pass may compare with.
     seed: every random draw comes from it.
     device: where tensors are computed.
@@ -45,7 +44,7 @@ class Context:
     folder: where long passes keep what they need to resume.
     """
 
-    clips: Sequence[Tensor] = ()
+    clips: Sequence[Clip] = ()
     teacher: Program | None = None
     seed: int = 0
     device: str = "cpu"

@@ -1,0 +1,119 @@
+"""Clips as a program takes them: frame by frame, checked against its inputs, with zero states to begin from."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from mattecompress.errors import UserError
+from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.program import Program
+
+Clip = Tensor | Mapping[str, Tensor]
+
+
+class CalibrationError(UserError):
+    """Clips are absent or do not fit the program, or a value that is not finite was met."""
+
+
+class Feed:
+    """Clips for one program, of whatever sizes its open axes allow.
+
+    clips: each (T,3,H,W) float32 in 0..1; of a program with several inputs besides its states, each a mapping from
+        the inputs' names to tensors of T entries.
+
+    Raises:
+        CalibrationError: no clips, or clips that do not fit.
+    """
+
+    def __init__(self, program: Program, clips: Sequence[Clip]) -> None:
+        self.program = program
+        states = {state.input for state in program.states}
+        self._frames = [node for node in program.inputs if node.target not in states]
+        self._states = [node for node in program.inputs if node.target in states]
+        self.clips = [self._named(clip) for clip in clips]
+        if sum(self.length(number) for number in range(len(self))) == 0:
+            raise CalibrationError(
+                "calibration needs clips and none were given: add --calibration with a video or a folder of clips, "
+                "or in Python Context(clips=[frames]) with frames (T,3,H,W) float32 in 0..1"
+            )
+        for number in range(len(self)):
+            self._check(number)
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.clips)
+
+    def length(self, clip: int) -> int:
+        """Frames of a clip."""
+        return min((len(value) for value in self.clips[clip].values()), default=0)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Every (clip, frame), in order."""
+        return [(clip, frame) for clip in range(len(self)) for frame in range(self.length(clip))]
+
+    def frame(self, clip: int, index: int) -> dict[str, Tensor]:
+        """The inputs besides the states at one frame, each (1, ...)."""
+        return {name: value[index : index + 1] for name, value in self.clips[clip].items()}
+
+    def zeros(self, clip: int) -> dict[str, Tensor]:
+        """The states that a clip begins with."""
+        symbols = self._symbols(clip)
+        facts = [(str(node.target), self.program.facts(node)) for node in self._states]
+        return {
+            name: torch.zeros([evaluate_size(size, symbols) for size in fact.shape], dtype=fact.dtype)
+            for name, fact in facts
+        }
+
+    def sizes(self, clip: int) -> tuple[tuple[int, ...], ...]:
+        """The shapes of one frame; clips that agree in them can share a batch."""
+        return tuple(tuple(value.shape[1:]) for value in self.clips[clip].values())
+
+    def _named(self, clip: Clip) -> Mapping[str, Tensor]:
+        names = [str(node.target) for node in self._frames]
+        if isinstance(clip, Tensor):
+            if len(names) != 1:
+                raise CalibrationError(
+                    f"calibration feeds one frame at a time; this program also takes {', '.join(names)}: "
+                    "give each clip as a mapping from these names to tensors"
+                )
+            return {names[0]: clip}
+        if set(clip) != set(names):
+            raise CalibrationError(
+                f"a clip has {', '.join(sorted(clip))}, the program takes {', '.join(names)}"
+            )
+        return {name: clip[name] for name in names}
+
+    def _check(self, clip: int) -> None:
+        lengths = {len(value) for value in self.clips[clip].values()}
+        if len(lengths) > 1:
+            raise CalibrationError(f"clip {clip + 1} has inputs of {' and '.join(map(str, lengths))} frames")
+        for node, value in zip(self._frames, self.clips[clip].values(), strict=True):
+            wanted, sizes = self.program.facts(node).shape, (1, *value.shape[1:])
+            if len(sizes) != len(wanted) or not all(map(_fits, sizes, wanted)):
+                shape, text = list(value.shape), ",".join(map(str, wanted))
+                raise CalibrationError(
+                    f"clip {clip + 1} is {shape}, the program takes [{text}]: "
+                    "resize the frames, or capture another size"
+                )
+
+    def _symbols(self, clip: int) -> dict[str, int]:
+        return {
+            symbol: have // _step(want)
+            for node, value in zip(self._frames, self.clips[clip].values(), strict=True)
+            for have, want in zip((1, *value.shape[1:]), self._shape(node), strict=True)
+            for symbol in size_symbols(want)
+        }
+
+    def _shape(self, node: fx.Node) -> tuple[int | str, ...]:
+        return self.program.facts(node).shape
+
+
+def _step(size: int | str) -> int:
+    """k of an open size `k*symbol`."""
+    return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
+
+
+def _fits(have: int, want: int | str) -> bool:
+    return have == want if isinstance(want, int) else have % _step(want) == 0
