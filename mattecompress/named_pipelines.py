@@ -1,7 +1,7 @@
 """Every system in the papers' tables, and the ways down to lowered form, as pipelines with options."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 RVM_FLOAT = "exclude=[decoder.decode0.conv.3,project_mat.*] absent=[refiner.conv.0,refiner.conv.3]"
 """Besides the first and the last convolution and the box filter, BiVM leaves these in float; without a reduced
@@ -26,6 +26,62 @@ class Mse:
         """Fold, partition, quantize."""
         bits = f"weights={self.weights} activations={self.activations}"
         return f"canonicalize,fold-batch-norm,partition-blocks,quantize{{{bits}}}"
+
+
+Recipe = Literal["fast", "paper"]
+"""Minutes on two cores, or the papers' numbers."""
+
+RECONSTRUCTION = {
+    "fast": "iterations={iterations} batch=8 rounding-rate=0.02 scale-rate={scale_rate}",
+    "paper": "iterations={iterations}",
+}
+ITERATIONS = {"fast": 200, "paper": 20000}
+
+
+@dataclass(frozen=True)
+class Brecq:
+    """Rounding learned block by block, then activation scales: PTQ4VM Table 1, row "BRECQ".
+
+    recipe: fast, which is ours, or the paper's iterations, batch and rates.
+    iterations: for each block; none means the recipe's.
+    """
+
+    weights: int = 8
+    activations: int = 8
+    recipe: Recipe = "fast"
+    iterations: int | None = None
+
+    def passes(self) -> str:
+        """As `mse`, then reconstruct."""
+        return _reconstructed("brecq", self.weights, self.activations, self.recipe, self.iterations)
+
+
+@dataclass(frozen=True)
+class Qdrop:
+    """Rounding and activation scales learned together, block by block, with drops: PTQ4VM Table 1, row "QDrop".
+
+    recipe: fast, which is ours, or the paper's iterations, batch and rates.
+    iterations: for each block; none means the recipe's.
+    """
+
+    weights: int = 8
+    activations: int = 8
+    recipe: Recipe = "fast"
+    iterations: int | None = None
+
+    def passes(self) -> str:
+        """As `mse`, then reconstruct."""
+        return _reconstructed("qdrop", self.weights, self.activations, self.recipe, self.iterations)
+
+
+def _reconstructed(
+    method: str, weights: int, activations: int, recipe: Recipe, iterations: int | None
+) -> str:
+    scale_rate = {"brecq": 4e-3, "qdrop": 4e-4}[method]
+    options = RECONSTRUCTION[recipe].format(
+        iterations=iterations or ITERATIONS[recipe], scale_rate=scale_rate
+    )
+    return f"{Mse(weights, activations).passes()},reconstruct-blocks{{method={method} {options}}}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +135,8 @@ class Lower:
 
 PIPELINES: dict[str, type[NamedPipeline]] = {
     "mse": Mse,
+    "brecq": Brecq,
+    "qdrop": Qdrop,
     "rvm-bnn": RvmBnn,
     "rvm-dorefa": RvmDorefa,
     "rvm-recu": RvmRecu,

@@ -12,6 +12,7 @@ PASSES = {
     "lower-quantized": "lower_quantized:LowerQuantized",
     "partition-blocks": "partition_blocks:PartitionBlocks",
     "quantize": "quantize:Quantize",
+    "reconstruct-blocks": "reconstruct_blocks:ReconstructBlocks",
     "set-resolution": "set_resolution:SetResolution",
     "sparsify-decoder": "sparsify_decoder:SparsifyDecoder",
 }

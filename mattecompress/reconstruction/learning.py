@@ -1,0 +1,155 @@
+"""Learning a unit's rounding and activation scales against the outputs of its float form.
+
+    loss = sum over outputs of mean over all but axis 1 of sum over axis 1 of |y - y*|^p + weight * regularizer
+
+Source: BRECQ (rounding, then scales on float inputs) and QDrop (both together; each element of the unit's inputs and
+of every activation quantizer's output is left unquantized with a probability).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from mattecompress.modules.quantizer import FakeQuantize
+from mattecompress.program import Program
+from mattecompress.reconstruction.forms import Form, replacement
+from mattecompress.reconstruction.rounding import LearnedRounding, beta_at
+from mattecompress.reconstruction.samples import Batch, Inputs, Samples, joined, takes_batches
+from mattecompress.reconstruction.store import Value
+from mattecompress.reconstruction.units import Unit, reads_weight, unit_module
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One walk over all units.
+
+    form: of the prefix and of the unit itself while it learns.
+    rounding_rate, scale_rate: Adam's rates; 0 does not learn these. Scales' rates fall to 0 along a cosine.
+    inputs: where the unit's inputs come from.
+    keep: the probability with which a mixed input, and an activation in a mixed stage, is quantized.
+    power: p of the loss.
+    regularizer, warm_up: weight of the rounding's regularizer, and the share of iterations without it.
+    """
+
+    name: str
+    form: Form
+    iterations: int
+    batch: int
+    rounding_rate: float
+    scale_rate: float
+    inputs: Inputs
+    keep: float
+    power: float
+    regularizer: float
+    warm_up: float
+
+
+class _SometimesQuantized(nn.Module):
+    """Leaves each element as it is, unless it is drawn."""
+
+    def __init__(self, quantizer: nn.Module, keep: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.quantizer, self.keep, self.generator = quantizer, keep, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = torch.rand(x.shape, generator=self.generator) < self.keep
+        return torch.where(chosen, self.quantizer(x), x)
+
+
+class Learner:
+    """One unit within one stage. Weights stay float until `write_weights`; scales change as they are learned."""
+
+    def __init__(self, program: Program, unit: Unit, stage: Stage, samples: Samples) -> None:
+        self.program, self.unit, self.stage, self.samples = program, unit, stage, samples
+        self.roundings: dict[fx.Node, LearnedRounding] = {}
+        self.scales: list[nn.Parameter] = []
+        if stage.rounding_rate:
+            for call in unit.quantizers(program, of_weights=True):
+                weight = program.tensor(call.all_input_nodes[0])
+                self.roundings[call] = LearnedRounding(_quantizer(program, call), weight)
+        if stage.scale_rate:
+            calls = unit.quantizers(program, of_weights=False)
+            self.scales = [_quantizer(program, call).scale for call in calls]
+        self.module = unit_module(program, unit, self._replace)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn."""
+        return bool(self.roundings or self.scales)
+
+    def learn(self, tell: Callable[[int], None]) -> None:
+        """Take all steps; `tell` is called with the number of each."""
+        stage = self.stage
+        logits = [rounding.logits for rounding in self.roundings.values()]
+        groups = [
+            {"params": params, "lr": rate}
+            for params, rate in ((logits, stage.rounding_rate), (self.scales, stage.scale_rate))
+            if params
+        ]
+        optimizer = torch.optim.Adam(groups)
+        exact = unit_module(self.program, self.unit, replacement("float", self.program))
+        together = takes_batches(exact, *self.samples.ends())
+        learned = [*logits, *self.scales]
+        for step in range(stage.iterations):
+            if self.scales:
+                share = (1 + torch.tensor(torch.pi * step / stage.iterations).cos().item()) / 2
+                optimizer.param_groups[-1]["lr"] = stage.scale_rate * share
+            batches = self.samples.draw(stage.batch)
+            loss = self._distance([joined(batches)] if together else batches) + self._penalty(step)
+            for parameter, gradient in zip(learned, _gradients(loss, learned), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            tell(step + 1)
+        for parameter in learned:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def write_weights(self) -> None:
+        """Put the hard rounding into the program."""
+        for call, rounding in self.roundings.items():
+            self.program.tensor(call.all_input_nodes[0]).copy_(rounding.rounded())
+
+    def _distance(self, batches: Sequence[Batch]) -> Tensor:
+        losses = [self._loss(self.module(*batch.inputs), batch.targets) for batch in batches]
+        return torch.stack(losses).mean()
+
+    def _loss(self, outputs: Sequence[Value], targets: Sequence[Value]) -> Tensor:
+        total = torch.zeros(())
+        for found, target in zip(outputs, targets, strict=True):
+            if isinstance(found, Tensor) and isinstance(target, Tensor) and found.is_floating_point():
+                distance = (found - target).abs().pow(self.stage.power)
+                total = total + (distance.sum(1) if distance.ndim > 1 else distance).mean()
+        return total
+
+    def _penalty(self, step: int) -> Tensor:
+        beta = beta_at(step, self.stage.iterations, self.stage.warm_up)
+        if beta is None or not self.roundings:
+            return torch.zeros(())
+        terms = [rounding.regularizer(beta) for rounding in self.roundings.values()]
+        return self.stage.regularizer * torch.stack(terms).sum()
+
+    def _replace(self, node: fx.Node) -> nn.Module | None:
+        if node in self.roundings:
+            return self.roundings[node]
+        quantizer = self.program.module(node)
+        drawn = (
+            self.stage.inputs == "mixed" and isinstance(quantizer, FakeQuantize) and not reads_weight(node)
+        )
+        if drawn:
+            return _SometimesQuantized(quantizer, self.stage.keep, self.samples.generator)
+        return replacement(self.stage.form, self.program)(node)
+
+
+def _quantizer(program: Program, call: fx.Node) -> FakeQuantize:
+    module = program.module(call)
+    assert isinstance(module, FakeQuantize)
+    return module
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not loss.requires_grad:
+        return [None] * len(parameters)
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return gradients
