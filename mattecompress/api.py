@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mattecompress.backends import Artifact, load_backend
 from mattecompress.container import load, save
 from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect
+from mattecompress.feed import Clip
 from mattecompress.models import build_model
 from mattecompress.models.signatures import fixed_options, rvm_signature
 from mattecompress.pipeline import Context
@@ -48,13 +49,18 @@ def capture(
     return capture_module(network, rvm_signature(model, size, ratio), model, fixed_options(model, ratio))
 
 
-def opt(program: Program, pipeline: str, clips: Sequence[Tensor] = (), seed: int = 0) -> Program:
-    """Run a pipeline's text over a program; `clips` are calibration clips, (T,3,H,W) in 0..1 each.
+def opt(
+    program: Program, pipeline: str, clips: Sequence[Clip] = (), seed: int = 0, folder: Path | None = None
+) -> Program:
+    """Run a pipeline's text over a program.
+
+    clips: calibration clips, (T,3,H,W) in 0..1 each, or as `mattecompress.feed.Feed` takes them.
+    folder: where long passes keep what they did, and go on from it.
 
     Raises:
         PipelineError, OptionError, PreconditionError
     """
-    return parse_pipeline(pipeline).run(program, Context(clips=clips, seed=seed))
+    return parse_pipeline(pipeline).run(program, Context(clips=clips, seed=seed, folder=folder))
 
 
 def compile(program: Program, backend: str = "reference", **options: Any) -> Artifact:

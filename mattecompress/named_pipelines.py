@@ -32,10 +32,11 @@ Recipe = Literal["fast", "paper"]
 """Minutes on two cores, or the papers' numbers."""
 
 RECONSTRUCTION = {
-    "fast": "iterations={iterations} batch=8 rounding-rate=0.02 scale-rate={scale_rate}",
+    "fast": "iterations={iterations} batch=8 rounding-rate=0.1 scale-rate={scale_rate}",
     "paper": "iterations={iterations}",
 }
 ITERATIONS = {"fast": 200, "paper": 20000}
+AFFINE_EPOCHS = {"fast": 10, "paper": 55}
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,36 @@ class Qdrop:
     def passes(self) -> str:
         """As `mse`, then reconstruct."""
         return _reconstructed("qdrop", self.weights, self.activations, self.recipe, self.iterations)
+
+
+@dataclass(frozen=True)
+class Ptq4vm:
+    """QDrop's reconstruction, then GAC, with OFA where `flow` is given: PTQ4VM, Table 1, row "Ours".
+
+    Unlike the published code, activations have zero points and the last convolution's output is not quantized.
+
+    recipe: fast, which is ours, or the paper's iterations, epochs, batch and rates.
+    iterations, epochs: of the two stages; none means the recipe's.
+    flow: none, or dis, which stands in for RAFT and needs the extra `flow`.
+    apply_to: what GAC scales and shifts: each layer's output, as the published code does, or its weights, as in the
+        paper.
+    """
+
+    weights: int = 8
+    activations: int = 8
+    recipe: Recipe = "fast"
+    iterations: int | None = None
+    epochs: int | None = None
+    flow: Literal["none", "dis"] = "none"
+    apply_to: Literal["output", "weights"] = "output"
+
+    def passes(self) -> str:
+        """As `qdrop`, then calibrate."""
+        first = _reconstructed("qdrop", self.weights, self.activations, self.recipe, self.iterations)
+        epochs = self.epochs or AFFINE_EPOCHS[self.recipe]
+        rate = " rate=0.001" if self.recipe == "fast" else ""
+        options = f"apply-to={self.apply_to} flow={self.flow} epochs={epochs}{rate}"
+        return f"{first},calibrate-affine{{{options}}}"
 
 
 def _reconstructed(
@@ -137,6 +168,7 @@ PIPELINES: dict[str, type[NamedPipeline]] = {
     "mse": Mse,
     "brecq": Brecq,
     "qdrop": Qdrop,
+    "ptq4vm": Ptq4vm,
     "rvm-bnn": RvmBnn,
     "rvm-dorefa": RvmDorefa,
     "rvm-recu": RvmRecu,

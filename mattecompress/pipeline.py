@@ -3,14 +3,16 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
+
+from torch import Tensor
 
 from mattecompress.errors import InternalError, UserError
 from mattecompress.feed import Clip
 from mattecompress.options import format_options
-from mattecompress.program import PassRecord, Program
+from mattecompress.program import Level, PassRecord, Program
 from mattecompress.propagation import propagate
 from mattecompress.verify import VerifyError, verify
 
@@ -37,7 +39,8 @@ class Context:
     """What a pass may need besides the program.
 
     clips: calibration clips, each (T,3,H,W) float32 in 0..1, or as `mattecompress.feed.Feed` takes them.
-    teacher: the float program that a pass may compare with.
+    alphas: the true alpha of each clip, (T,1,H,W) float32 in 0..1 or None where it is unknown; empty for all unknown.
+    teacher: the float program that a pass may compare with; a pipeline that begins with a float program takes that.
     seed: every random draw comes from it.
     device: where tensors are computed.
     progress: called with (done, total, what) by long passes.
@@ -45,6 +48,7 @@ class Context:
     """
 
     clips: Sequence[Clip] = ()
+    alphas: Sequence[Tensor | None] = ()
     teacher: Program | None = None
     seed: int = 0
     device: str = "cpu"
@@ -157,6 +161,8 @@ class Pipeline:
             PreconditionError, PassError: with the passes that had run so far.
         """
         context = context or Context()
+        if context.teacher is None and program.level is Level.FLOAT:
+            context = replace(context, teacher=program)
         for number, step in enumerate(self.passes, start=1):
             for announce in before_each:
                 announce(step, program)

@@ -2,6 +2,7 @@
 
 PASSES = {
     "binarize": "binarize:Binarize",
+    "calibrate-affine": "calibrate_affine:CalibrateAffine",
     "canonicalize": "canonicalize:Canonicalize",
     "cast-half": "cast_half:CastHalf",
     "expand-modules": "expand_modules:ExpandModules",

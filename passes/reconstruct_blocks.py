@@ -85,15 +85,15 @@ class ReconstructBlocks(Pass):
 
     def ensures(self, program: Program) -> None:
         """Every quantized weight is one that its quantizer can say."""
-        expect(all(_is_rounded(program, call) for call in _weight_calls(program)), "a weight is not rounded")
+        expect(all(_is_rounded(program, call) for call in weight_calls(program)), "a weight is not rounded")
 
     def apply(self, program: Program, context: Context) -> str | None:
         """Walk over the blocks once for each stage of the method."""
-        if all(_is_rounded(program, call) for call in _weight_calls(program)):
+        if all(_is_rounded(program, call) for call in weight_calls(program)):
             return None
         feed = Feed(program, context.clips)
         checkpoints = Checkpoints(context.folder, identity_of(str(self), context.seed, program, feed))
-        _own_weights(program)
+        own_weights(program)
         walk = Walk(
             program,
             program.clone(),
@@ -166,7 +166,8 @@ class ReconstructBlocks(Pass):
         return "; ".join(texts)
 
 
-def _weight_calls(program: Program) -> list[fx.Node]:
+def weight_calls(program: Program) -> list[fx.Node]:
+    """The calls of fake quantizers of weights."""
     return [call for call in program.called_modules(FakeQuantize) if reads_weight(call)]
 
 
@@ -175,9 +176,9 @@ def _is_rounded(program: Program, call: fx.Node) -> bool:
     return torch.equal(program.module(call)(weight), weight)
 
 
-def _own_weights(program: Program) -> None:
+def own_weights(program: Program) -> None:
     """Give each quantizer of weights a tensor that nothing else reads."""
-    for call in _weight_calls(program):
+    for call in weight_calls(program):
         source = call.all_input_nodes[0]
         if len(source.users) > 1:
             copy = nn.Parameter(program.tensor(source).detach().clone())

@@ -26,8 +26,7 @@ from mattecompress.cli.options import (
 from mattecompress.cli.running import load_at
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from mattecompress.data.sources import SourceClip
     from mattecompress.pipeline import Announcement, Hook, Pass, Pipeline, Step
     from mattecompress.program import Program
 
@@ -183,6 +182,9 @@ def opt(
     clips: Annotated[int, typer.Option(help="Calibration clips to take.", min=1)] = 4,
     frames: Frames = 8,
     seed: Seed = 0,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder where long passes keep what they did, and go on from it.")
+    ] = None,
     print_before: Annotated[str | None, typer.Option(help="Print the program before this pass.")] = None,
     print_after: Annotated[
         str | None, typer.Option(help="Print the program after this pass, or `all`.")
@@ -193,6 +195,8 @@ def opt(
     """Run passes over a program.
 
     mattecompress opt rvm.mcg -p 'mse{weights=8 activations=8}' --calibration clips/ -o w8a8.mcg
+
+    mattecompress opt rvm.mcg -p 'qdrop{weights=4}' --calibration clip.mp4 --resume work/ -o w4a8.mcg
 
     mattecompress opt rvm.mcg -p canonicalize,fold-batch-norm --print-after all
     """
@@ -209,9 +213,11 @@ def opt(
     given = container.load(program)
     counts, repeated = (clips, frames or 8), []
     with progress_bar() as report:
-        context = Context(seed=seed, progress=report)
+        context = Context(seed=seed, progress=report, folder=resume)
         if calibration:
-            context.clips = _calibration_clips(calibration, given, wanted, *counts)
+            loaded = _calibration_clips(calibration, given, wanted, *counts)
+            context.clips = [clip.frames for clip in loaded]
+            context.alphas = [clip.alpha for clip in loaded]
             repeated = _calibration_options(calibration, *counts)
         result = run_with_reproducer(wanted, given, context, hooks, announcements, repeated)
     if output:
@@ -221,14 +227,14 @@ def opt(
 
 def _calibration_clips(
     source: str, program: "Program", pipeline: "Pipeline", clips: int, frames: int
-) -> "list[Tensor]":
-    """Frames of clips at the program's size, or at that which the pipeline gives it."""
+) -> "list[SourceClip]":
+    """Clips at the program's size, or at that which the pipeline gives it."""
     from mattecompress.data.sources import frame_size, load_clips
     from mattecompress.passes.set_resolution import SetResolution
 
     fixed = [step for step in pipeline.passes if isinstance(step, SetResolution)]
     size = (fixed[0].height, fixed[0].width) if fixed else frame_size(program)
-    return [clip.frames for clip in load_clips(source, size, clips, frames)]
+    return load_clips(source, size, clips, frames)
 
 
 def _calibration_options(source: str, clips: int, frames: int) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mattecompress.errors import UserError
 from mattecompress.feed import Feed
-from mattecompress.files import atomic_path
+from mattecompress.files import UnwritableError, atomic_path
 from mattecompress.program import Program
 from mattecompress.text import digest, print_program
 
@@ -68,12 +68,19 @@ class Checkpoints:
             raise CheckpointError(f"{path}: damaged ({error}); remove it to learn the block again") from error
 
     def scratch(self, otherwise: Path) -> Path:
-        """An empty folder for values that need not outlive the work."""
+        """An empty folder for values that need not outlive the work.
+
+        Raises:
+            UnwritableError: it cannot be made.
+        """
         if self.folder is None:
             return otherwise
         path = self.folder / "values"
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UnwritableError(f"cannot write {path}: {error.strerror}; choose another folder") from error
         return path
 
     def _path(self, stage: str, position: int) -> Path:

@@ -26,7 +26,7 @@ from tests.reconstruction.nets import FedBack, MobileNetV2, ResNet, TwoInputs, c
 
 PREPARE = "canonicalize,fold-batch-norm,partition-blocks,quantize{weights=3 activations=6 first=none}"
 NETS = [ResNet, MobileNetV2, TwoInputs, FedBack]
-QUICK = {"batch": 4, "rounding_rate": 0.02, "scale_rate": 1e-3}
+QUICK = {"batch": 4, "rounding_rate": 0.1, "scale_rate": 1e-3}
 
 
 def clips() -> list[Tensor]:
@@ -65,19 +65,21 @@ def distance(program: Program, reference: Program, fed: list) -> float:
     return total / count
 
 
-@pytest.mark.parametrize("method", ["brecq", "qdrop"])
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize(
+    ("kind", "method"), [*((kind, "qdrop") for kind in NETS), (TwoInputs, "brecq"), (FedBack, "brecq")]
+)
 def test_brings_other_networks_nearer(kind: type[nn.Module], method: str) -> None:
     """Residual, depthwise, several inputs and outputs, a state that goes from the last layer to the first."""
     net, fed = captured(kind), clips_for(kind)
     program = parse_pipeline(PREPARE).run(net, Context(clips=fed))
-    result = ReconstructBlocks(method, iterations=150, **QUICK)(program, Context(clips=fed))
+    result = ReconstructBlocks(method, iterations=200, **QUICK)(program, Context(clips=fed))
     assert result.modified and " blocks, " in result.notes
     assert distance(result.program, net, fed) < distance(program, net, fed)
 
 
 def test_weights_are_rounded_and_the_rest_is_untouched(quantized: Program) -> None:
-    result = ReconstructBlocks("qdrop", iterations=40, **QUICK)(quantized, Context(clips=clips()))
+    result = ReconstructBlocks("qdrop", iterations=150, **QUICK)(quantized, Context(clips=clips()))
+    assert "3 blocks, 0 undone" in result.notes
     before, after = quantized.state_dict(), result.program.state_dict()
     assert list(before) == list(after)
     for call in result.program.called_modules(FakeQuantize):
@@ -98,7 +100,7 @@ def test_weights_are_rounded_and_the_rest_is_untouched(quantized: Program) -> No
 
 
 def test_the_seed_decides_everything(quantized: Program) -> None:
-    step = ReconstructBlocks("qdrop", iterations=30, **QUICK)
+    step = ReconstructBlocks("qdrop", iterations=100, **QUICK)
     one, two, other = (step(quantized, Context(clips=clips(), seed=seed)).program for seed in (1, 1, 2))
     assert same(one, two) and not same(one, other)
 
@@ -145,7 +147,7 @@ def test_tells_its_progress(quantized: Program) -> None:
     ReconstructBlocks("qdrop", iterations=20, **QUICK)(quantized, context)
     assert [done for done, total, _ in told] == [10, 20, 20, 30, 40, 40, 50, 60, 60]
     assert {total for _, total, _ in told} == {60}
-    assert [what for _, _, what in told][:2] == ["qdrop block.0"] * 2 and told[2][2].endswith(" dB")
+    assert [what for _, _, what in told][:2] == ["qdrop block.0"] * 2 and " dB" in told[2][2]
 
 
 class _Stopped(Exception):
@@ -154,11 +156,12 @@ class _Stopped(Exception):
 
 @pytest.mark.parametrize("method", ["brecq", "qdrop"])
 def test_goes_on_with_identical_weights(quantized: Program, tmp_path: Path, method: str) -> None:
-    step = ReconstructBlocks(method, iterations=20, **QUICK)
+    step = ReconstructBlocks(method, iterations=100, **QUICK)
     whole = step(quantized, Context(clips=clips()))
+    assert " 3 blocks, 3 undone" not in whole.notes
 
     def stop(done: int, total: int, what: str) -> None:
-        if done == 50:
+        if done == 250:
             raise _Stopped
 
     with pytest.raises(_Stopped):
@@ -169,8 +172,8 @@ def test_goes_on_with_identical_weights(quantized: Program, tmp_path: Path, meth
         quantized, Context(clips=clips(), folder=tmp_path, progress=lambda *told: done.append(told[0]))
     )
     assert same(resumed.program, whole.program) and resumed.notes == whole.notes
-    assert done[:2] == [20, 40]
-    other = ReconstructBlocks(method, iterations=21, **QUICK)
+    assert done[:2] == [100, 200]
+    other = ReconstructBlocks(method, iterations=11, **QUICK)
     assert same(
         other(quantized, Context(clips=clips(), folder=tmp_path)).program,
         other(quantized, Context(clips=clips())).program,
@@ -200,6 +203,7 @@ container.save(step(container.load(given), Context(clips=clips, folder=folder)).
 """
 
 
+@pytest.mark.slow
 def test_survives_kill_9(quantized: Program, tmp_path: Path) -> None:
     """Killed as soon as the first block is on disk, in the middle of the second."""
     container.save(quantized, tmp_path / "given.mcg")

@@ -1,0 +1,155 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mattecompress.calibration import CalibrationError
+from mattecompress.modules.quantizer import FakeQuantize
+from mattecompress.options import OptionError
+from mattecompress.passes.calibrate_affine import CalibrateAffine
+from mattecompress.passes.lower_quantized import LowerQuantized
+from mattecompress.passes.reconstruct_blocks import own_weights
+from mattecompress.pipeline import Context, PreconditionError
+from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.program import Program
+from mattecompress.propagation import propagate
+from mattecompress.reconstruction.affine import absorb, insert, layers_of
+from mattecompress.text import print_program
+from mattecompress.text_parser import parse_program
+from tests.reconstruction.nets import FedBack, MobileNetV2, TwoInputs, captured, clips_for
+
+PREPARE = "canonicalize,fold-batch-norm,partition-blocks,quantize{weights=3 activations=6 first=none}"
+FORMS = ["output", "weights"]
+
+
+def clips() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.rand(5, 3, 12, 16, generator=generator) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny: Program) -> Program:
+    return parse_pipeline(PREPARE).run(tiny, Context(clips=clips()))
+
+
+@pytest.fixture(scope="module")
+def context(tiny: Program) -> Context:
+    return Context(clips=clips(), teacher=tiny)
+
+
+def weight_codes(program: Program) -> dict[str, Tensor]:
+    codes = {}
+    for call in program.called_modules(FakeQuantize):
+        quantizer, source = program.module(call), call.all_input_nodes[0]
+        assert isinstance(quantizer, FakeQuantize)
+        if source.op == "get_attr":
+            codes[str(call.target)] = quantizer.codes(program.tensor(source))
+    return codes
+
+
+@pytest.mark.parametrize("apply_to", FORMS)
+@pytest.mark.parametrize("kind", [MobileNetV2, TwoInputs, FedBack])
+def test_absorbs_exactly(kind: type[nn.Module], apply_to: str) -> None:
+    """The numbers as nodes of their own, against the program that absorbed them: grouped and shared layers too."""
+    fed = clips_for(kind)
+    program = parse_pipeline(PREPARE).run(captured(kind), Context(clips=fed))
+    own_weights(program)
+    explicit, absorbed = program.clone(), program.clone()
+    generator = torch.Generator().manual_seed(0)
+    for before, after in zip(layers_of(explicit), layers_of(absorbed), strict=True):
+        gamma = torch.rand((), generator=generator) + 0.5
+        beta = (torch.rand((), generator=generator) - 0.5) * 0.1
+        held = insert(explicit, before, apply_to)
+        with torch.no_grad():
+            held[0].copy_(gamma)
+            held[1].copy_(beta)
+        absorb(absorbed, after, gamma, beta, apply_to)
+    for changed in (explicit, absorbed):
+        changed.graph.lint()
+        changed.graph_module.recompile()
+        propagate(changed)
+    inputs = {
+        str(node.target): torch.rand(absorbed.facts(node).sizes, generator=generator)
+        for node in absorbed.inputs
+    }
+    expected, found, plain = (p.run(**inputs) for p in (explicit, absorbed, program))
+    for name, value in expected.items():
+        step = 2e-2 * float(value.detach().abs().max())
+        assert (found[name] - value).abs().max() <= step, (
+            "float32 rounding, and a neighbouring code here and there"
+        )
+        assert (found[name] - value).abs().mean() <= 1e-3 * step / 2e-2
+        assert not torch.equal(value, plain[name])
+
+
+@pytest.mark.parametrize("apply_to", FORMS)
+def test_lowers_the_loss_and_keeps_codes(quantized: Program, context: Context, apply_to: str) -> None:
+    result = CalibrateAffine(apply_to, epochs=6, rate=3e-3)(quantized, context)
+    assert result.modified and result.notes.startswith(
+        "3 layers and 3 activation scales over 4 sequences, loss"
+    )
+    before, after = result.notes.rpartition(": ")[2].split(" -> ")
+    assert float(after) < float(before)
+    codes = weight_codes(result.program)
+    assert all(torch.equal(codes[name], value) for name, value in weight_codes(quantized).items())
+    assert parse_program(print_program(result.program), result.program.state_dict()) == result.program
+    LowerQuantized(strict=True)(result.program)
+
+
+def test_constant_weights_have_codes_of_one(quantized: Program, context: Context) -> None:
+    program = CalibrateAffine("weights", epochs=2, rate=3e-3)(quantized, context).program
+    added = {name: codes for name, codes in weight_codes(program).items() if ".constant." in name}
+    assert len(added) == 3 and all((codes.abs() == 1).all() for codes in added.values())
+
+
+def test_aims_at_true_alpha_where_it_is_known(quantized: Program) -> None:
+    alphas = [torch.rand(5, 1, 12, 16, generator=torch.Generator().manual_seed(1)), None]
+    with pytest.raises(CalibrationError, match="no float program to stand in"):
+        CalibrateAffine()(quantized, Context(clips=clips(), alphas=alphas))
+    known = Context(clips=clips(), alphas=[alphas[0], alphas[0]])
+    assert CalibrateAffine(epochs=4, rate=3e-3)(quantized, known).modified
+    with pytest.raises(CalibrationError, match="2 clips have 1 alphas"):
+        CalibrateAffine()(quantized, Context(clips=clips(), alphas=alphas[:1]))
+
+
+def test_what_does_not_help_is_no_change(quantized: Program, context: Context) -> None:
+    result = CalibrateAffine(epochs=1, rate=1e6)(quantized, context)
+    assert not result.modified and result.program is quantized
+
+
+def test_the_seed_decides_everything(quantized: Program) -> None:
+    alphas = [torch.rand(5, 1, 12, 16, generator=torch.Generator().manual_seed(1))] * 2
+    texts = [
+        print_program(
+            CalibrateAffine(epochs=3, batch=1, rate=3e-3)(
+                quantized, Context(clips=clips(), alphas=alphas, seed=seed)
+            ).program
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_whole_pipeline(tiny: Program) -> None:
+    """A pipeline that begins with a float program aims at what that yields."""
+    text = "ptq4vm{weights=4 activations=6 iterations=20 epochs=3}"
+    program = parse_pipeline(text).run(tiny, Context(clips=clips()))
+    assert [record.text.partition("{")[0] for record in program.history][-3:] == [
+        "quantize",
+        "reconstruct-blocks",
+        "calibrate-affine",
+    ]
+    LowerQuantized(strict=True)(program)
+
+
+def test_follows_motion(quantized: Program, context: Context) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    result = CalibrateAffine(flow="dis", epochs=3, rate=3e-3)(quantized, context)
+    assert result.modified
+
+
+def test_refuses(tiny: Program) -> None:
+    with pytest.raises(PreconditionError, match="run quantize before calibrate-affine"):
+        CalibrateAffine()(tiny)
+    for options in ({"epochs": 0}, {"batch": 0}, {"frames": 0}, {"rate": 0.0}, {"flow_weight": -1.0}):
+        with pytest.raises(OptionError):
+            CalibrateAffine(**options)
