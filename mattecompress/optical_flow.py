@@ -1,5 +1,7 @@
 """Motion between two frames, by OpenCV's dense inverse search (DIS)."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,6 @@ def dis_flow(frames: Tensor) -> Tensor:
     ]
     flows = [
         torch.from_numpy(search.calc(here, before, None)).permute(2, 0, 1)
-        for before, here in zip(pictures, pictures[1:], strict=False)
+        for before, here in itertools.pairwise(pictures)
     ]
     return torch.stack(flows) if flows else frames.new_zeros((0, 2, *frames.shape[-2:]))
