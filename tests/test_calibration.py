@@ -190,3 +190,14 @@ def test_min_max_takes_the_extremes_of_all_frames() -> None:
     quantizer = FakeQuantize(QuantizerConfig(8))
     fit_activations(quantizer, seen, "min-max")
     assert quantizer.scale.item() == pytest.approx(0.01) and quantizer.zero_point.item() == 50
+
+
+def test_feeds_several_inputs_by_name() -> None:
+    program = capture(nn.Bilinear(3, 3, 2), Signature((("a", (1, 3)), ("b", (1, 3))), ("y",)), "pair")
+    clip = {"b": torch.ones(4, 3), "a": torch.zeros(4, 3)}
+    (seen,) = observe(program, ["a"], [clip]).values()
+    assert (seen.low, seen.high) == (0, 0) and len(seen.samples) == 12
+    with pytest.raises(CalibrationError, match="a clip has a, the program takes a, b"):
+        observe(program, [], [{"a": torch.zeros(4, 3)}])
+    with pytest.raises(CalibrationError, match="clip 1 has inputs of .* frames"):
+        observe(program, [], [{"a": torch.zeros(4, 3), "b": torch.zeros(3, 3)}])

@@ -65,6 +65,16 @@ def test_opt_is_deterministic(done: Cli, tiny_file: str) -> None:
     assert Path("0.mcg").exists() and print_program(container.load(Path("0.mcg"))) == texts[0]
 
 
+def test_resumes_from_a_folder(done: Cli, tiny_file: str) -> None:
+    pipeline = "qdrop{weights=4 iterations=2}"
+    words = ["--calibration", "procedural:3", "--clips", 1, "--frames", 2, "--resume", "work"]
+    for number in range(2):
+        done("opt", tiny_file, "-p", pipeline, *words, "-o", f"{number}.mcg")
+    assert len(list(Path("work").rglob("qdrop-*.safetensors"))) == 3
+    one, two = (container.load(Path(f"{number}.mcg")) for number in range(2))
+    assert print_program(one) == print_program(two)
+
+
 def test_calibrates_at_the_size_that_the_pipeline_sets(done: Cli, open_file: str, tmp_path: Path) -> None:
     pipeline = "set-resolution{height=16 width=32},mse"
     words = ["--calibration", "procedural", "--clips", 1, "--frames", 1]

@@ -117,6 +117,8 @@ def captured(kind: type[nn.Module]) -> Program:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
         elif tensor.is_floating_point() and tensor.ndim > 1:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5)
+        elif name.endswith(("bias", "running_mean")):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
     return capture(net.eval(), SIGNATURES[kind], kind.__name__.lower())
 
 

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mattecompress.calibration import fit_weights
+from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
+from mattecompress.reconstruction.rounding import LearnedRounding, beta_at
+
+configs = st.builds(QuantizerConfig, st.integers(2, 8), st.booleans(), st.sampled_from([None, 3]))
+
+
+def fitted(config: QuantizerConfig, seed: int) -> tuple[FakeQuantize, Tensor]:
+    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(seed))
+    quantizer = FakeQuantize(config)
+    fit_weights(quantizer, weight, "min-max")
+    return quantizer, weight
+
+
+@settings(deadline=None, max_examples=40)
+@given(configs, st.integers(0, 1000))
+def test_begins_at_the_weight_and_rounds_to_nearest(config: QuantizerConfig, seed: int) -> None:
+    """Inside the range of codes; a zero point that was rounded cuts off up to half a step."""
+    quantizer, weight = fitted(config, seed)
+    rounding = LearnedRounding(quantizer, weight)
+    scale = quantizer.affine(4)[0]
+    assert ((rounding(weight) - weight).abs() <= 0.5001 * scale).all()
+    assert torch.equal(rounding.rounded(), quantizer(weight))
+    assert torch.equal(quantizer(rounding.rounded()), rounding.rounded())
+
+
+def test_goes_up_or_down_as_learned() -> None:
+    quantizer, weight = fitted(QuantizerConfig(4, True, 3), 0)
+    rounding = LearnedRounding(quantizer, weight)
+    scale = quantizer.affine(4)[0]
+    for value, codes in ((5.0, (weight / scale).floor() + 1), (-5.0, (weight / scale).floor())):
+        torch.nn.init.constant_(rounding.logits, value)
+        expected = codes.clamp(-8, 7) * scale
+        assert torch.equal(rounding.rounded(), expected)
+        assert torch.equal(rounding(weight), expected), "h is 0 or 1 that far out"
+        assert rounding.regularizer(2.0).item() == 0
+
+
+def test_regularizer_counts_what_is_undecided() -> None:
+    quantizer, weight = fitted(QuantizerConfig(4, True, 3), 0)
+    rounding = LearnedRounding(quantizer, weight)
+    torch.nn.init.zeros_(rounding.logits)
+    assert rounding.regularizer(20.0).item() == weight.numel()
+
+
+def test_beta_falls_linearly_behind_the_warm_up() -> None:
+    assert beta_at(19, 100, 0.2) is None
+    assert [beta_at(step, 100, 0.2) for step in (20, 60, 100)] == pytest.approx([20, 11, 2])
+    assert beta_at(0, 100, 0.0) == 20
