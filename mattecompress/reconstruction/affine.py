@@ -63,7 +63,7 @@ def insert(program: Program, layer: Layer, apply_to: ApplyTo) -> tuple[nn.Parame
                 product = _call(program, reader, aten.mul.Tensor, reader, held[0])
             with program.graph.inserting_after(product):
                 total = _call(program, reader, aten.add.Tensor, product, held[1])
-            reader.replace_all_uses_with(total, delete_user_cb=lambda user, own=product: user is not own)
+            _let_others_read(reader, total, product)
         else:
             with program.graph.inserting_before(reader):
                 product = _call(program, layer.call, aten.mul.Tensor, layer.call, held[0])
@@ -120,8 +120,13 @@ def _add_constant_weights(
             conv2d, (reader.args[0], call, None, *reader.args[3:]), _rest(reader)
         )
         more.meta["facts"] = program.facts(reader)
-    reader.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
+    _let_others_read(reader, total, total)
     total.args = (reader, more)
+
+
+def _let_others_read(old: fx.Node, new: fx.Node, stays: fx.Node) -> None:
+    """Every reader of `old` but one reads `new`."""
+    old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not stays)
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

@@ -22,6 +22,8 @@ class LearnedRounding(nn.Module):
     """
 
     floor: Tensor
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, quantizer: FakeQuantize, weight: Tensor) -> None:
         super().__init__()
