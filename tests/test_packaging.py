@@ -145,6 +145,7 @@ LAYERS = {
     "mattecompress.ops": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
     "mattecompress.data": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
     "mattecompress.training": ("mattecompress.backends", "mattecompress.cli"),
+    "mattecompress.reconstruction": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
 }
 
 
@@ -173,6 +174,7 @@ OWNERS = {
     "onnxruntime": ("mattecompress.backends.onnx",),
     "onnxsim": ("mattecompress.backends.onnx",),
     "typer": ("mattecompress.cli",),
+    "cv2": ("mattecompress.optical_flow",),
 }
 
 

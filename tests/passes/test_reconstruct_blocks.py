@@ -127,6 +127,22 @@ def test_a_block_that_got_worse_is_undone(quantized: Program) -> None:
             assert torch.equal(after[str(source.target)], quantizer(quantized.tensor(source)))
 
 
+def test_open_sizes_take_clips_of_two_sizes(tiny_open: Program) -> None:
+    generator = torch.Generator().manual_seed(5)
+    fed = [
+        torch.rand(frames, 3, *size, generator=generator) for frames, size in ((3, (12, 16)), (1, (16, 24)))
+    ]
+    program = parse_pipeline(PREPARE).run(tiny_open, Context(clips=fed))
+    result = ReconstructBlocks("qdrop", iterations=100, **QUICK)(program, Context(clips=fed))
+    assert "3 blocks" in result.notes and "3 undone" not in result.notes
+
+
+def test_one_frame_is_enough(quantized: Program) -> None:
+    assert ReconstructBlocks("brecq", iterations=4, batch=2)(
+        quantized, Context(clips=[clips()[0][:1]])
+    ).modified
+
+
 def test_nothing_left_to_do_is_no_change(quantized: Program) -> None:
     once = ReconstructBlocks("brecq", iterations=4, batch=2)(quantized, Context(clips=clips())).program
     again = ReconstructBlocks("qdrop", iterations=4)(once, Context())
