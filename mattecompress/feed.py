@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
@@ -102,12 +102,9 @@ class Feed:
         return {
             symbol: have // _step(want)
             for node, value in zip(self._frames, self.clips[clip].values(), strict=True)
-            for have, want in zip((1, *value.shape[1:]), self._shape(node), strict=True)
+            for have, want in zip((1, *value.shape[1:]), self.program.facts(node).shape, strict=True)
             for symbol in size_symbols(want)
         }
-
-    def _shape(self, node: fx.Node) -> tuple[int | str, ...]:
-        return self.program.facts(node).shape
 
 
 def _step(size: int | str) -> int:

@@ -50,7 +50,8 @@ def parse_options(cls: type[T], text: str, where: str) -> T:
         key, equals, value = item.partition("=")
         name = key.replace("-", "_")
         if name not in fields or not equals:
-            raise OptionError(f"{where}: unknown option '{key}'{nearest(name, fields)}")
+            spelled = [field.replace("_", "-") for field in fields]
+            raise OptionError(f"{where}: unknown option '{key}'{nearest(key, spelled)}")
         if name in values:
             raise OptionError(f"{where}: option '{key}' is given twice")
         values[name] = parse_value(hints[name], value, f"{where}: option '{key}'")

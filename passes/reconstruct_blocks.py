@@ -13,7 +13,7 @@ target, where PTQ4VM's code takes the first only; a recurrent block learns from 
 either program had there; activations are quantized where convolutions read them; a block that got worse is undone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -92,7 +92,9 @@ class ReconstructBlocks(Pass):
         if all(_is_rounded(program, call) for call in weight_calls(program)):
             return None
         feed = Feed(program, context.clips)
-        checkpoints = Checkpoints(context.folder, identity_of(str(self), context.seed, program, feed))
+        checkpoints = Checkpoints(
+            context.folder, identity_of(str(replace(self, memory=0)), context.seed, program, feed)
+        )
         own_weights(program)
         walk = Walk(
             program,
