@@ -27,12 +27,12 @@ docs: .venv/.installed
 
 .venv/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,tvm,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,dev]'
 	bash .ci/packages
 	touch $@
 
 .venv/.bench: .venv/.installed
-	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,tvm,bench]'
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,bench]'
 	touch $@
 
 clean:
