@@ -48,8 +48,8 @@ def fence(value: Expression) -> Expression:
 
 
 def product(a: Expression, b: Expression) -> Expression:
-    """`a * b`, rounded before it is used."""
-    return fence(a * b)
+    """`a * b`, rounded before it is used; a product of integers is exact."""
+    return fence(a * b) if dtype_of(a).startswith("float") else a * b
 
 
 def quotient(a: Expression, b: Expression) -> Expression:
