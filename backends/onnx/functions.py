@@ -101,6 +101,26 @@ pack_units <group, word> (x) => (bits)
 }
 """
 
+_PACK_PLANE = """
+pack_plane <plane, group, word> (x) => (bits)
+{
+  low = Constant <value_float = 0.0> ()
+  high = Constant <value_float = 1.0> ()
+  levels = Constant <value_float = 3.0> ()
+  one = Constant <value = uint8 {1}> ()
+  number = Constant <value_int: int = @plane> ()
+  shift = Cast <to = 2> (number)
+  clipped = Clip (x, low, high)
+  steps = Mul (clipped, levels)
+  whole = Round (steps)
+  codes = Cast <to = 2> (whole)
+  shifted = BitShift <direction = "RIGHT"> (codes, shift)
+  digits = BitwiseAnd (shifted, one)
+  flags = Cast <to = 9> (digits)
+  bits = matte.pack_bits <group: int = @group, word: int = @word> (flags)
+}
+"""
+
 _BINARY_CONV2D = """
 binary_conv2d <channels, strides, pads, dilations, group, encoding, border> (bits, weight) => (y)
 {
@@ -181,6 +201,7 @@ FUNCTIONS = {
     "pack_bits": _PACK_BITS,
     "pack_signs": _PACK_SIGNS,
     "pack_units": _PACK_UNITS,
+    "pack_plane": _PACK_PLANE,
     "binary_conv2d": _BINARY_CONV2D,
     "binary_depthwise_conv2d": _BINARY_DEPTHWISE_CONV2D,
     "quantize": _QUANTIZE,
@@ -195,6 +216,7 @@ unsigned codes because x86 kernels for unsigned-by-unsigned products never satur
 NEEDS = {
     "pack_signs": ("pack_bits",),
     "pack_units": ("pack_bits",),
+    "pack_plane": ("pack_bits",),
     "binary_conv2d": ("unpack_bits",),
     "binary_depthwise_conv2d": ("unpack_bits",),
     **reproducible.NEEDS,

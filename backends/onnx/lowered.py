@@ -35,6 +35,12 @@ def _pack_units(call: Call) -> str:
     return call.emit_function("pack_units", call.value("x"), group=call["groups"], word=call["word"])
 
 
+def _pack_plane(call: Call) -> str:
+    return call.emit_function(
+        "pack_plane", call.value("x"), plane=call["plane"], group=call["groups"], word=call["word"]
+    )
+
+
 def _binary_convolution(call: Call) -> str:
     return call.emit_function(
         "binary_conv2d",
@@ -154,6 +160,7 @@ def _float_convolution(call: Call) -> str:
 RULES: Mapping[Any, Rule] = {
     matte.pack_signs.default: _pack_signs,
     matte.pack_units.default: _pack_units,
+    matte.pack_plane.default: _pack_plane,
     matte.binary_conv2d.default: _binary_convolution,
     matte.binary_depthwise_conv2d.default: _binary_depthwise_convolution,
     matte.quantize.default: _quantize,

@@ -9,8 +9,10 @@ With `w` in {-1, +1} and the taps that lie inside the image:
     signs, x in {-1, +1}:  sum(x * w) = taps * channels - 2 * popcount(x ^ w)
     units, x in {0, 1}:    sum(x * w) = 2 * popcount(x & w) - popcount(x)
 
+Two-bit activations, codes q = b0 + 2 b1 in 0..3, are two planes of units: sum(q * w) = sum(b0 * w) + 2 * sum(b1 * w).
+
 The references below unpack and convolve exactly instead, so that they share nothing with the kernels they judge.
-Source: BiVM equations (1), (3), (4); DoReFa's one-bit activations for units.
+Source: BiVM equations (1), (3), (4); DoReFa's one-bit and two-bit activations for units.
 """
 
 from collections.abc import Sequence
@@ -119,6 +121,24 @@ def pack_units(x: Tensor, groups: int, word: int) -> Tensor:
     Args and result as for `pack_signs`.
     """
     return _pack_image(x > 0.5, groups, word)
+
+
+@torch.library.custom_op(
+    "matte::pack_plane", mutates_args=(), schema="(Tensor x, int plane, int groups, int word) -> Tensor"
+)
+def pack_plane(x: Tensor, plane: int, groups: int, word: int) -> Tensor:
+    """Pack bit `plane` of round(3 * clip(x, 0, 1)), halves to even: DoReFa's two-bit activation.
+
+    Args:
+        x: float32 (N, C, H, W); the product with 3 is rounded to float32.
+        plane: 0 or 1.
+        groups, word: as for `pack_signs`.
+
+    Returns:
+        As `pack_signs`.
+    """
+    codes = (x.clamp(0, 1) * 3).round().to(torch.uint8)
+    return _pack_image((codes >> plane & 1).bool(), groups, word)
 
 
 @torch.library.custom_op(
@@ -298,6 +318,13 @@ def _(x: Tensor, threshold: Tensor | None, groups: int, word: int) -> Tensor:
 
 @pack_units.register_fake
 def _(x: Tensor, groups: int, word: int) -> Tensor:
+    return _pack_shape(x, groups, word)
+
+
+@pack_plane.register_fake
+def _(x: Tensor, plane: int, groups: int, word: int) -> Tensor:
+    if plane not in (0, 1):
+        raise ValueError(f"plane is {plane}: expected 0 or 1")
     return _pack_shape(x, groups, word)
 
 

@@ -117,6 +117,32 @@ def test_half_rounds_to_zero_unit() -> None:
     assert matte.pack_units(x, 1, 8).item() == 0b1010
 
 
+def test_planes_are_the_bits_of_the_rounded_codes() -> None:
+    x = torch.tensor([-1.0, 0.1, 0.5, 0.7, 0.9, 2.0]).reshape(1, 6, 1, 1)
+    low, high = (matte.pack_plane(x, plane, 1, 8).item() for plane in (0, 1))
+    codes = [(low >> c & 1) + 2 * (high >> c & 1) for c in range(6)]
+    assert codes == [0, 0, 2, 2, 3, 3], "3 * 0.5 is a tie and rounds to the even 2"
+
+
+@settings(max_examples=40, deadline=None)
+@given(convolutions(), words, borders)
+def test_two_planes_convolve_codes(case: Convolution, word: int, border: int) -> None:
+    x = random_image(case, case.groups * case.channels) / 1.5
+    weight = random_weight(case, (case.groups * case.outputs, case.channels, *case.kernel))
+    geometry = (case.stride, case.padding, case.dilation, case.groups, "units", border)
+    sums = [
+        matte.binary_conv2d(
+            matte.pack_plane(x, plane, case.groups, word),
+            binary.pack_weight_signs(weight, word),
+            case.channels,
+            *geometry,
+        )
+        for plane in (0, 1)
+    ]
+    codes = (x.clamp(0, 1) * 3).round().double()
+    assert torch.equal(sums[0] + 2 * sums[1], convolve(case, codes, signs(weight), case.groups, 3 * border))
+
+
 def test_bit_order_and_padding() -> None:
     x = torch.full((1, 9, 1, 1), -1.0)
     x[0, [0, 8]] = 1.0
@@ -152,6 +178,7 @@ def test_schemas_and_shape_functions_agree_with_references() -> None:
         (matte.pack_signs.default, (x, torch.zeros(12), 2, 8)),
         (matte.pack_signs.default, (x.to(memory_format=torch.channels_last), None, 2, 8)),
         (matte.pack_units.default, (x, 1, 128)),
+        (matte.pack_plane.default, (x, 1, 2, 16)),
         (matte.binary_conv2d.default, (bits, weight, 6, [2, 1], [1, 1], [1, 1], 2, "signs", 0)),
         (
             matte.binary_depthwise_conv2d.default,
@@ -182,6 +209,7 @@ def test_shapes_stay_symbolic_in_export() -> None:
     ("call", "message"),
     [
         (lambda: binary.bytes_per_group(8, 24), "word is 24"),
+        (lambda: matte.pack_plane(torch.zeros(1, 8, 1, 1, device="meta"), 2, 1, 8), "plane is 2"),
         (lambda: binary.unpack_image(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), 8, 1, "bits"), "'bits'"),
     ],
 )

@@ -24,7 +24,7 @@ from mattecompress.backends.tvm.kernels.masked import (
     emit_masked_quantized_conv2d,
     emit_scatter_tiles,
 )
-from mattecompress.backends.tvm.kernels.packing import emit_pack_signs, emit_pack_units
+from mattecompress.backends.tvm.kernels.packing import emit_pack_plane, emit_pack_signs, emit_pack_units
 
 assert ops
 matte = torch.ops.matte
@@ -34,6 +34,7 @@ Emitter = Callable[[relax.BlockBuilder, fx.Node, Sequence[Any]], relax.Var]
 EMITTERS: dict[Any, Emitter] = {
     matte.pack_signs.default: emit_pack_signs,
     matte.pack_units.default: emit_pack_units,
+    matte.pack_plane.default: emit_pack_plane,
     matte.binary_conv2d.default: emit_binary_conv2d,
     matte.binary_depthwise_conv2d.default: emit_binary_depthwise_conv2d,
     matte.binary_conv2d_bits.default: emit_binary_conv2d_bits,

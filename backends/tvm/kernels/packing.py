@@ -3,9 +3,11 @@
 Meaning, with c the channel that bit i of byte b stands for:
 
     signs: bit = x[n, y, x, c] >= threshold[c]      units: bit = x[n, y, x, c] > 0.5
+    plane 1: bit = s >= 1.5                         plane 0: bit = 0.5 < s < 1.5  or  s > 2.5,  s = 3 x[n, y, x, c]
 
 and 0 beyond the last channel of a group. A pixel's comparisons are made side by side as bytes; then
-every eight of them become one byte. Reference: mattecompress.ops.binary.
+every eight of them become one byte. The planes are the bits of round(3 clip(x, 0, 1)), halves to even: a tie at 0.5
+goes to 0, those at 1.5 and 2.5 to 2. Reference: mattecompress.ops.binary.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +40,25 @@ def emit_pack_signs(builder: relax.BlockBuilder, node: fx.Node, operands: Sequen
 def emit_pack_units(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::pack_units`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
     return _emit(builder, arguments(node), operands[0], lambda x, _: x > tirx.const(0.5, "float32"))
+
+
+def emit_pack_plane(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
+    """`matte::pack_plane`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
+    values = arguments(node)
+    return _emit(builder, values, operands[0], _odd_code if values["plane"] == 0 else _high_code)
+
+
+def _odd_code(x: Expression, _: Expression) -> Expression:
+    steps = x * _number(3)
+    return tirx.any(tirx.all(steps > _number(0.5), steps < _number(1.5)), steps > _number(2.5))
+
+
+def _high_code(x: Expression, _: Expression) -> Expression:
+    return x * _number(3) >= _number(1.5)
+
+
+def _number(value: float) -> Expression:
+    return tirx.const(value, "float32")
 
 
 def _emit(

@@ -30,6 +30,8 @@ def test_packing(case: Convolution, word: int, thresholded: bool):
     x = input_of(case, channels)
     assert_same(lambda x, threshold=None: matte.pack_signs(x, threshold, case.groups, word), x, 0, **tensors)
     assert_same(lambda x: matte.pack_units(x, case.groups, word), x, 0)
+    for plane in (0, 1):
+        assert_same(lambda x, plane=plane: matte.pack_plane(x, plane, case.groups, word), x / 1.5, 0)
 
 
 @given(convolutions(channels=20, outputs=6), words, encodings, borders)

@@ -36,6 +36,13 @@ def pack_units(case: Convolution, word: int) -> Call:
     return matte.pack_units.default, (image(case, case.groups * case.channels), case.groups, word)
 
 
+def pack_plane(case: Convolution, word: int, plane: int) -> Call:
+    """Sixths beside quarters: ties between codes lie at odd ones, and their product with 3 rounds."""
+    quarters = image(case, case.groups * case.channels)
+    x = torch.where(quarters.abs() > 1, quarters / 1.5, quarters)
+    return matte.pack_plane.default, (x, plane, case.groups, word)
+
+
 def binary_conv2d(case: Convolution, word: int, encoding: str, border: int) -> Call:
     op, arguments = pack_signs(case, word, threshold=False)
     shape = (case.groups * case.outputs, case.channels, *case.kernel)

@@ -19,6 +19,7 @@ matte = torch.ops.matte
 KERNELS: dict[Any, tuple[Callable[..., relax.Var], Callable[[Any], str | None] | None]] = {
     matte.pack_signs.default: (packing.emit_pack_signs, packing.schedule_packing),
     matte.pack_units.default: (packing.emit_pack_units, packing.schedule_packing),
+    matte.pack_plane.default: (packing.emit_pack_plane, packing.schedule_packing),
     matte.binary_conv2d.default: (bitserial.emit_binary_conv2d, bitserial.schedule_binary_convolution),
     matte.binary_depthwise_conv2d.default: (
         bitserial_depthwise.emit_binary_depthwise_conv2d,

@@ -34,6 +34,11 @@ CALLS = [
     calls.binary_conv2d(WIDE, 128, "signs", 0),
     calls.pack_signs(RAGGED, 32, threshold=True),
     calls.pack_units(POINTWISE, 64),
+    *(
+        calls.pack_plane(case, word, plane)
+        for case, word in ((POINTWISE, 64), (GROUPED, 32))
+        for plane in (0, 1)
+    ),
     calls.binary_depthwise_conv2d(POINTWISE, 64, "signs", 0),
     calls.binary_depthwise_conv2d(RAGGED, 8, "units", 1),
 ]
