@@ -126,11 +126,17 @@ class RvmBnn:
 
 @dataclass(frozen=True)
 class RvmDorefa:
-    """One-bit weights with one scale a layer, activations 0 or 1: BiVM Table II, row "RVM-DoReFa"."""
+    """One-bit weights with one scale a layer, activations 0 or 1: BiVM Table II, row "RVM-DoReFa".
+
+    Our addition: activations of two bits, 0 to 3 thirds.
+    """
+
+    activations: Literal[1, 2] = 1
 
     def passes(self) -> str:
         """Partition, binarize."""
-        return f"canonicalize,partition-blocks,binarize{{method=dorefa {RVM_FLOAT}}}"
+        bits = "" if self.activations == 1 else f" activations={self.activations}"
+        return f"canonicalize,partition-blocks,binarize{{method=dorefa {RVM_FLOAT}{bits}}}"
 
 
 @dataclass(frozen=True)

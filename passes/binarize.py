@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal
 from torch import fx
 
 from mattecompress.binarizable import Exclusions, geometry_of, layer_path, weight_of
+from mattecompress.facts import Precision
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig, Method
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import AbsentParameter, Program, namespace
 
-ONE_BIT = BinaryConv2d.precision
 LISTED = 6
 
 
@@ -32,6 +32,7 @@ class Binarize(Pass):
     border: what padded taps count: 0, or 1 for +1.
     absent: patterns of layers that count as one-bit where the capture left them out, for the size of the whole
         model; one that matches nothing is no error, since a model may lack the layer.
+    activations: bits of an activation; 2 with dorefa only.
     """
 
     method: Method
@@ -40,10 +41,15 @@ class Binarize(Pass):
     exclude_last: bool = True
     border: Literal[0, 1] = 0
     absent: tuple[str, ...] = ()
+    activations: Literal[1, 2] = 1
     name: ClassVar[str] = "binarize"
 
     def requires(self, program: Program) -> None:
-        """Nothing is lowered yet, every pattern matches, and something is left to binarize or was before."""
+        """The method has such activations, nothing is lowered yet, every pattern matches, and something is left to binarize or was before."""
+        expect(
+            self.activations == 1 or self.method == "dorefa",
+            f"method={self.method} has one-bit activations only: activations=2 needs method=dorefa",
+        )
         lowered = [node.name for node in program.operations() if namespace(node) == "matte"]
         expect(not lowered, f"%{next(iter(lowered), '')} is lowered already: binarize before lowering")
         self._exclusions.check(program)
@@ -71,7 +77,7 @@ class Binarize(Pass):
             if weight not in paths:
                 paths[weight] = _module_path(program, node)
                 program.add_module(paths[weight], self._module(program, node))
-            _call_module(program, node, paths[weight])
+            _call_module(program, node, paths[weight], Precision(1, self.activations))
         if not chosen:
             return None
         absent = chain.from_iterable(map(self._count_absent, program.source.absent))
@@ -90,7 +96,7 @@ class Binarize(Pass):
         if not counted or len(part.shape) != 4:
             return [part]
         outputs, inputs = part.shape[:2]
-        binary = replace(part, bits=ONE_BIT.weight_bits)
+        binary = replace(part, bits=1)
         match self.method:
             case "react" | "bimatting":
                 return [binary, AbsentParameter(f"{path}.activation_bias", (inputs,))]
@@ -112,6 +118,7 @@ class Binarize(Pass):
             bias=bias is not None,
             method=self.method,
             border=self.border,
+            activations=self.activations,
         )
         module = BinaryConv2d.from_float(config, weight, None if bias is None else program.tensor(bias))
         return module.train(program.graph_module.training)
@@ -131,10 +138,10 @@ def _module_path(program: Program, node: fx.Node) -> str:
     return owner if alone else f"{weight}_conv"
 
 
-def _call_module(program: Program, node: fx.Node, path: str) -> None:
+def _call_module(program: Program, node: fx.Node, path: str, precision: Precision) -> None:
     with program.graph.inserting_after(node):
         call = program.graph.call_module(path, (node.args[0],))
-    call.meta["facts"] = program.facts(node).but(precision=ONE_BIT)
+    call.meta["facts"] = program.facts(node).but(precision=precision)
     program.replace(node, call)
 
 

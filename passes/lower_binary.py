@@ -3,6 +3,8 @@
 becomes  bits = [x >= threshold_c] packed,  n = B_w (*) bits in integers,  y = n * scale'_o + shift'_o  with
 scale' = scale * gamma and shift' = bias * gamma + beta.
 
+Two-bit activations q are two planes of bits:  n = B_w (*) b0 + 2 * (B_w (*) b1),  q = b0 + 2 b1.
+
 Bits and integers equal the trainable form's exactly: the threshold is the negated activation bias, of the layer's own
 or added by the network before it, and x + b >= 0 just when x >= -b in floating point. Without a batch norm y is equal too. With one, scale' and shift' are computed in
 float64 and rounded once, so that y comes out of four roundings, no more than the two steps of the trainable form
@@ -17,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from mattecompress.facts import DTYPE_NAMES
+from mattecompress.facts import DTYPE_NAMES, Precision
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.ops.binary import choose_word, pack_depthwise_signs, pack_weight_signs
@@ -120,12 +122,21 @@ class _Writer:
         return user if isinstance(self.program.module(user), BatchNorm2d) else None
 
     def packed_sums(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
-        """The int32 convolution of packed bits."""
+        """The int32 convolution of packed bits, or of both planes of two-bit activations."""
+        if module.config.activations == 1:
+            return self.plane_sums(call, module, plane=None)
+        low, high = (self.plane_sums(call, module, plane) for plane in (0, 1))
+        both = self.node(call, aten.add.Tensor, low, high)
+        both.kwargs = {"alpha": 2}
+        return both
+
+    def plane_sums(self, call: fx.Node, module: BinaryConv2d, plane: int | None) -> fx.Node:
+        """The int32 convolution of one-bit activations, or of one plane of two-bit activations."""
         config = module.config
         groups = 1 if config.is_depthwise else config.groups
         channels = config.inputs // groups
         word = choose_word(channels)
-        bits = self.packing(call, module, groups, word)
+        bits = self.packing(call, module, plane, groups, word)
         geometry = [list(config.stride), list(config.padding), list(config.dilation)]
         pack = pack_depthwise_signs if config.is_depthwise else pack_weight_signs
         weight = self.constant(f"{call.target}.weight_bits", pack(module.binary_weight().detach(), word))
@@ -134,20 +145,25 @@ class _Writer:
             target, grouping = matte.binary_conv2d.default, [groups]
         end = [*grouping, module.encoding, config.border]
         sums = self.node(call, target, bits, weight, channels, *geometry, *end)
-        sums.meta["facts"] = self.program.facts(call)
+        facts = self.program.facts(call)
+        sums.meta["facts"] = facts if plane is None else facts.but(precision=Precision(1, 1))
         return sums
 
-    def packing(self, call: fx.Node, module: BinaryConv2d, groups: int, word: int) -> fx.Node:
+    def packing(
+        self, call: fx.Node, module: BinaryConv2d, plane: int | None, groups: int, word: int
+    ) -> fx.Node:
         """The packed bits of what the call reads: those of an earlier call where they are the same."""
         source, threshold = self.shifted(call, module)
         if threshold is not None and not threshold.any():
             threshold = None
         values = None if threshold is None else tuple(threshold.tolist())
-        key = (source, self.program.facts(call).region, module.encoding, groups, word, values)
+        key = (source, self.program.facts(call).region, module.encoding, plane, groups, word, values)
         if key not in self.packings:
             limits = None if threshold is None else self.constant(f"{call.target}.threshold", threshold)
-            if module.encoding == "units":
-                arguments: tuple[Any, ...] = (matte.pack_units.default, source, groups, word)
+            if plane is not None:
+                arguments: tuple[Any, ...] = (matte.pack_plane.default, source, plane, groups, word)
+            elif module.encoding == "units":
+                arguments = (matte.pack_units.default, source, groups, word)
             else:
                 arguments = (matte.pack_signs.default, source, limits, groups, word)
             self.packings[key] = self.node(call, *arguments)
@@ -170,9 +186,21 @@ class _Writer:
 
     def float_sums(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
         """The same sums in floating point, in the type of what the call reads."""
-        config, x = module.config, _input(call)
-        dtype = self.program.facts(x).dtype
-        low, limits = -1.0, module.threshold()
+        config, dtype = module.config, self.program.facts(_input(call)).dtype
+        values = self.float_codes(call) if config.activations > 1 else self.float_bits(call, module)
+        padding = list(config.padding)
+        if config.border:
+            around = [padding[1], padding[1], padding[0], padding[0]]
+            outside = float(config.levels)
+            values, padding = self.node(call, aten.constant_pad_nd.default, values, around, outside), [0, 0]
+        weight = self.constant(f"{call.target}.weight_signs", module.binary_weight().detach().to(dtype))
+        geometry = [list(config.stride), padding, list(config.dilation), config.groups]
+        return self.node(call, aten.conv2d.default, values, weight, None, *geometry)
+
+    def float_bits(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
+        """One-bit activations, -1 or 0 and +1."""
+        x, limits = _input(call), module.threshold()
+        low, dtype = -1.0, self.program.facts(x).dtype
         if module.encoding == "units":
             low, above = 0.0, self.node(call, aten.gt.Scalar, x, 0.5)
         elif limits is None:
@@ -180,17 +208,25 @@ class _Writer:
         else:
             limit = self.constant(f"{call.target}.threshold", limits[:, None, None].to(dtype))
             above = self.node(call, aten.ge.Tensor, x, limit)
+        return self.chosen(call, above, low)
+
+    def float_codes(self, call: fx.Node) -> fx.Node:
+        """Two-bit activations, 0 to 3: how many of the steps 0.5, 1.5 and 2.5, rounded to even, 3 x has passed."""
+        x = _input(call)
+        levels = torch.tensor(3.0, dtype=self.program.facts(x).dtype)
+        steps = self.node(call, aten.mul.Tensor, x, self.constant(f"{call.target}.levels", levels))
+        passed = ((aten.gt.Scalar, 0.5), (aten.ge.Scalar, 1.5), (aten.gt.Scalar, 2.5))
+        codes = [self.chosen(call, self.node(call, test, steps, limit), 0.0) for test, limit in passed]
+        return self.node(call, aten.add.Tensor, self.node(call, aten.add.Tensor, *codes[:2]), codes[2])
+
+    def chosen(self, call: fx.Node, condition: fx.Node, low: float) -> fx.Node:
+        """1 where the condition holds, else `low`, in the type of what the call reads."""
+        dtype = self.program.facts(_input(call)).dtype
         ends = [
             self.constant(f"{call.target}.{name}", torch.tensor(value, dtype=dtype))
             for name, value in (("high", 1.0), ("low", low))
         ]
-        values, padding = self.node(call, aten.where.self, above, *ends), list(config.padding)
-        if config.border:
-            around = [padding[1], padding[1], padding[0], padding[0]]
-            values, padding = self.node(call, aten.constant_pad_nd.default, values, around, 1.0), [0, 0]
-        weight = self.constant(f"{call.target}.weight_signs", module.binary_weight().detach().to(dtype))
-        geometry = [list(config.stride), padding, list(config.dilation), config.groups]
-        return self.node(call, aten.conv2d.default, values, weight, None, *geometry)
+        return self.node(call, aten.where.self, condition, *ends)
 
     def scaled(self, call: fx.Node, sums: fx.Node, scale: Tensor, shift: Tensor) -> fx.Node:
         """sums * scale + shift, less what changes nothing; one of the two stays to turn integers into floats."""

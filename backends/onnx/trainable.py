@@ -78,7 +78,7 @@ def _quantized_and_back(call: Call, module: FakeQuantize, scale: Tensor, zero_po
 
 @torch.no_grad()
 def _binary_convolution(call: Call) -> str:
-    """scale * (signs of w convolved with signs or units of x) + bias; the sum in the middle is exact.
+    """scale * (signs of w convolved with signs, units or codes of x) + bias; the sum in the middle is exact.
 
     `Round` changes no sum: it keeps optimizers from multiplying the scale into the signs.
     """
@@ -87,8 +87,8 @@ def _binary_convolution(call: Call) -> str:
     config, writer, path = module.config, call.writer, str(call.node.target)
     bits, padding = _binary_input(call, module), pads(config.padding)
     if config.border:
-        amounts, one = call.integers(*padding), writer.numbers(1.0, torch.float32)
-        bits, padding = call.emit("Pad", bits, amounts, one, call.integers(2, 3)), [0, 0, 0, 0]
+        amounts, outside = call.integers(*padding), writer.numbers(float(config.levels), torch.float32)
+        bits, padding = call.emit("Pad", bits, amounts, outside, call.integers(2, 3)), [0, 0, 0, 0]
     sums = call.emit(
         "Conv",
         bits,
@@ -109,6 +109,10 @@ def _binary_convolution(call: Call) -> str:
 def _binary_input(call: Call, module: BinaryConv2d) -> str:
     """Sign(0) is +1, unlike ONNX's `Sign`, hence the comparison."""
     writer, value = call.writer, call.value("0")
+    if module.config.activations > 1:
+        ends = [writer.numbers(end, torch.float32) for end in (0.0, 1.0)]
+        levels = writer.numbers(float(module.config.levels), torch.float32)
+        return call.emit("Round", call.emit("Mul", call.emit("Clip", value, *ends), levels))
     if module.encoding == "units":
         above = call.emit("Greater", value, writer.numbers(0.5, torch.float32))
         return call.cast(above, torch.bool, torch.float32)

@@ -13,6 +13,8 @@ derivative: of B_a, and of the scaled weight scale * B_w.
     recu       sign(v); learnable; slope 1 at v            sign(x); poly(x / std(x))      scale (O,1,1), tau ()
     bimatting  sign(c); mean|c_o|; slope [|c| <= 1]        sign(x + b_c); [|x + b_c| <= 1]  activation_bias b (C,), from 0
 
+With two-bit activations dorefa has B_a = round(3 clip(x,0,1)) in 0..3, slope 3 [0<=x<=1] and mean|w| / 3 as scale.
+
     poly(x) = max(0, 2 - 2|x|)
     c = w_o - mean(w_o)
     v = clamp(u, -Q, Q),  u = 2 sqrt(2) * (w_o - mean(w_o)) / std(w_o),  Q = -mean|u| * ln(2 - 2 tau)
@@ -57,6 +59,10 @@ class BinaryConvConfig:
     kernel, stride, padding, dilation: (vertical, horizontal), in pixels.
     border: 0, padded taps count 0, as in the float network; 1, they act as +1.
     threshold: react and bimatting learn an activation bias; false where the network adds one before the layer.
+    activations: bits of an activation; 2 with dorefa only.
+
+    Raises:
+        ValueError: two-bit activations with another method.
     """
 
     inputs: int
@@ -70,6 +76,16 @@ class BinaryConvConfig:
     method: Method = "bnn"
     border: Literal[0, 1] = 0
     threshold: bool = True
+    activations: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        if self.activations > 1 and self.method != "dorefa":
+            raise ValueError(f"{self.method} has no {self.activations}-bit activations: dorefa has")
+
+    @property
+    def levels(self) -> int:
+        """The largest activation, as `BinaryConv2d.binary_input` gives it."""
+        return 2**self.activations - 1
 
     @property
     def is_depthwise(self) -> bool:
@@ -78,7 +94,7 @@ class BinaryConvConfig:
 
 
 class BinaryConv2d(nn.Module):
-    """A convolution of one-bit activations with one-bit weights; see the module's equations.
+    """A convolution of one-bit or two-bit activations with one-bit weights; see the module's equations.
 
     A fresh layer draws its weight from a generator of its own: equal configurations start equal.
     """
@@ -127,7 +143,8 @@ class BinaryConv2d(nn.Module):
         config = self.config
         bits, padding = self.binary_input(x), config.padding
         if config.border:
-            bits, padding = F.pad(bits, (padding[1], padding[1], padding[0], padding[0]), value=1.0), (0, 0)
+            around = (padding[1], padding[1], padding[0], padding[0])
+            bits, padding = F.pad(bits, around, value=float(config.levels)), (0, 0)
         total = F.conv2d(
             bits, self.binary_weight(), None, config.stride, padding, config.dilation, config.groups
         )
@@ -140,12 +157,12 @@ class BinaryConv2d(nn.Module):
         return F.conv2d(x, weight, None, config.stride, config.padding, config.dilation, config.groups)
 
     def binary_input(self, x: Tensor) -> Tensor:
-        """-1 and +1, or 0 and 1 for dorefa, in the shape of x."""
+        """-1 and +1, or 0 to `config.levels` for dorefa, in the shape of x."""
         match self.config.method:
             case "bnn":
                 return sign(x, clip_slope)
             case "dorefa":
-                return _Unit.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+                return _Codes.apply(x, self.config.levels)  # type: ignore[no-any-return, no-untyped-call]
             case "react":
                 return sign(self._shifted(x), polynomial_slope)
             case "bimatting":
@@ -170,6 +187,9 @@ class BinaryConv2d(nn.Module):
 
     def output_scale(self) -> Tensor:
         """What multiplies the integers: (O,1,1), or () where it is one number for the layer."""
+        return self._weight_scale() / self.config.levels
+
+    def _weight_scale(self) -> Tensor:
         match self.config.method:
             case "bnn":
                 return self.weight.new_ones(())
@@ -189,7 +209,7 @@ class BinaryConv2d(nn.Module):
 
     @property
     def encoding(self) -> Literal["signs", "units"]:
-        """What the activations are: -1 and +1, or 0 and 1."""
+        """What a bit of the activations is: -1 and +1, or 0 and 1."""
         return "units" if self.config.method == "dorefa" else "signs"
 
     @torch.no_grad()
@@ -203,7 +223,7 @@ class BinaryConv2d(nn.Module):
 
     def _undo_scale(self, weight: Tensor) -> Tensor:
         """The weight, with a gradient divided by the scale: slopes are of scale * B_w, not of B_w."""
-        scale = self.output_scale()
+        scale = self._weight_scale()
         factor = (1 / scale).unsqueeze(-1) if scale.ndim else 1 / scale
         return _ScaleGradient.apply(weight, factor)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -271,18 +291,19 @@ class _Sign(torch.autograd.Function):
         return gradients[0] * ctx.slope(x), None
 
 
-class _Unit(torch.autograd.Function):
-    """round(clip(x, 0, 1)), halves to even, so 0.5 gives 0."""
+class _Codes(torch.autograd.Function):
+    """round(levels * clip(x, 0, 1)), halves to even, so that of one level 0.5 gives 0."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(x)
-        return (x > 0.5).to(x.dtype)
+        ctx.levels = levels
+        return (x.clamp(0, 1) * levels).round()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (x,) = ctx.saved_tensors
-        return gradients[0] * ((x >= 0) & (x <= 1))
+        return gradients[0] * ctx.levels * ((x >= 0) & (x <= 1)), None
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -190,6 +190,41 @@ def test_units_round_halves_to_even() -> None:
     assert torch.equal(module.binary_input(x), x.clamp(0, 1).round())
 
 
+def test_two_bits_round_thirds() -> None:
+    module = layer("dorefa", inputs=1, outputs=1, kernel=(1, 1), activations=2)
+    x = torch.cat([GRID, torch.linspace(-0.2, 1.2, 57)]).reshape(1, 1, 1, -1)
+    assert torch.equal(module.binary_input(x), (3 * x.clamp(0, 1)).round())
+
+
+def test_two_bits_are_a_scale_and_thirds() -> None:
+    """y = mean|w| * sign(w) (*) codes / 3, and slopes as of one bit: of activations, and of mean|w| * sign(w)."""
+    one, two = layer("dorefa"), layer("dorefa", activations=2)
+    x = image().requires_grad_()
+    thirds = ((3 * x.detach().clamp(0, 1)).round() / 3).requires_grad_()
+    weight = (two.binary_weight() * one.output_scale()).detach().requires_grad_()
+    expected = F.conv2d(thirds, weight, two.bias, padding=1)
+    y = two(x)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(9))
+    to_x, to_weight = torch.autograd.grad(y, [x, two.weight], upstream)
+    at_thirds, at_weight = torch.autograd.grad(expected, [thirds, weight], upstream)
+    inside = (x >= 0) & (x <= 1)
+    torch.testing.assert_close(to_x, at_thirds * inside, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(to_weight, at_weight, rtol=1e-5, atol=1e-5)
+
+
+def test_two_bits_with_a_border_of_ones() -> None:
+    module = layer("dorefa", border=1, activations=2)
+    padded = F.pad(module.binary_input(image()), (1, 1, 1, 1), value=3.0)
+    assert torch.equal(module.integers(image()), F.conv2d(padded, module.binary_weight()))
+
+
+@pytest.mark.parametrize("method", ["bnn", "recu", "react"])
+def test_two_bits_need_dorefa(method: Method) -> None:
+    with pytest.raises(ValueError, match=f"{method} has no 2-bit activations"):
+        BinaryConvConfig(1, 1, (1, 1), method=method, activations=2)
+
+
 def test_scales() -> None:
     w = layer("bnn").weight.detach()
     assert layer("bnn").output_scale() == 1

@@ -91,6 +91,19 @@ def test_computes_the_same_on_bits(method: Method) -> None:
     )
 
 
+def test_two_bit_activations(tiny: Program) -> None:
+    program = parse_pipeline("binarize{method=dorefa activations=2}").run(tiny)
+    (call,) = program.called_modules(BinaryConv2d)
+    assert program.facts(call).precision == Precision(1, 2)
+    assert layers(program)["middle.0"].config.activations == 2
+    assert parse_program(print_program(program), program.state_dict()) == program
+
+
+def test_refuses_two_bits_of_another_method(tiny: Program) -> None:
+    with pytest.raises(PreconditionError, match="activations=2 needs method=dorefa"):
+        Binarize("react", activations=2)(tiny)
+
+
 def test_gradients_reach_latent_weights(tiny_open: Program) -> None:
     program = Binarize("react")(tiny_open).program
     program.graph_module.train()

@@ -23,7 +23,8 @@ from mattecompress.tracing import capture
 from tests.ops.cases import Convolution, convolutions
 
 METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react", "bimatting")
-methods = st.sampled_from(METHODS)
+FORMS: tuple[tuple[Method, int], ...] = (*((method, 1) for method in METHODS), ("dorefa", 2))
+"""Methods and bits of activations."""
 EVERYTHING = {"exclude_first": False, "exclude_last": False}
 aten, matte = torch.ops.aten, torch.ops.matte
 CONVOLUTIONS = (matte.binary_conv2d.default, matte.binary_depthwise_conv2d.default)
@@ -61,7 +62,8 @@ def single(module: BinaryConv2d, shape: tuple[int, ...]) -> Program:
     return propagate(Program("single", fx.GraphModule(root, graph).eval(), ("y",)))
 
 
-def configured(case: Convolution, method: Method, depthwise: bool, border: int) -> BinaryConv2d:
+def configured(case: Convolution, form: tuple[Method, int], depthwise: bool, border: int) -> BinaryConv2d:
+    method, activations = form
     groups = case.channels if depthwise else case.groups
     config = BinaryConvConfig(
         inputs=groups * (1 if depthwise else case.channels),
@@ -74,6 +76,7 @@ def configured(case: Convolution, method: Method, depthwise: bool, border: int) 
         bias=case.seed % 2 == 0,
         method=method,
         border=border,  # type: ignore[arg-type]
+        activations=activations,  # type: ignore[arg-type]
     )
     module, generator = BinaryConv2d(config), torch.Generator().manual_seed(case.seed)
     with torch.no_grad():
@@ -83,16 +86,21 @@ def configured(case: Convolution, method: Method, depthwise: bool, border: int) 
 
 
 @settings(max_examples=60, deadline=None)
-@given(convolutions(), methods, st.booleans(), st.sampled_from([0, 1]))
-def test_integers_are_equal(case: Convolution, method: Method, depthwise: bool, border: int) -> None:
+@given(convolutions(), st.sampled_from(FORMS), st.booleans(), st.sampled_from([0, 1]))
+def test_integers_are_equal(
+    case: Convolution, form: tuple[Method, int], depthwise: bool, border: int
+) -> None:
     """Bits and sums exactly, for values that lie on thresholds; without a batch norm the scaled sums too."""
-    module = configured(case, method, depthwise, border)
+    module = configured(case, form, depthwise, border)
     shape = (case.batch, module.config.inputs, case.height, case.width)
     x = torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(case.seed + 1)) / 4
+    x = x / 1.5 if module.config.activations == 2 else x
     program = single(module, shape)
     lowered = LowerBinary(strict=True)(program).program
-    (sums,) = [node for node in lowered.graph.nodes if node.target in CONVOLUTIONS]
-    assert (sums.target is CONVOLUTIONS[1]) is module.config.is_depthwise
+    planes = [node for node in lowered.graph.nodes if node.target in CONVOLUTIONS]
+    assert len(planes) == module.config.activations
+    assert all((node.target is CONVOLUTIONS[1]) is module.config.is_depthwise for node in planes)
+    sums = planes[0] if len(planes) == 1 else next(iter(planes[0].users))
     integers = fx.Interpreter(_ending_at(lowered, sums)).run(x)
     assert integers.dtype == torch.int32
     with torch.no_grad():
@@ -142,6 +150,16 @@ def eighths(program: Program) -> Program:
 def test_golden(tiny: Program, golden) -> None:
     program = eighths(randomize(Binarize("react")(tiny).program))
     golden(print_program(LowerBinary()(program).program))
+
+
+def test_golden_two_bits(tiny: Program, golden) -> None:
+    program = eighths(randomize(Binarize("dorefa", activations=2)(tiny).program))
+    golden(print_program(LowerBinary()(program).program))
+
+
+def test_planes_are_packed_once() -> None:
+    program = Binarize("dorefa", activations=2, **EVERYTHING)(program_of(Branches())).program
+    assert LowerBinary()(program).notes.startswith("4 convolutions packed, reading 6 packings")
 
 
 def test_golden_bnn_folds_a_batch_norm(golden) -> None:
@@ -254,10 +272,10 @@ def unbatched(method: Method, **changes: Any) -> Program:
     return single(BinaryConv2d(dataclasses.replace(config, **changes)), (6, 7, 8))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "activations"), FORMS)
 @pytest.mark.parametrize("border", [0, 1])
-def test_falls_back_to_float_and_says_so(method: Method, border: int) -> None:
-    program = randomize(unbatched(method, border=border))
+def test_falls_back_to_float_and_says_so(method: Method, activations: int, border: int) -> None:
+    program = randomize(unbatched(method, border=border, activations=activations))
     result = LowerBinary()(program)
     reason = "layer (it reads f32[6,7,8], packing reads (N,C,H,W))"
     assert result.notes.endswith(f"in float: {reason}")
@@ -291,14 +309,20 @@ def test_open_sizes_stay_open(tiny_open: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "method",
-    ["react", *(pytest.param(method, marks=pytest.mark.slow) for method in ("bnn", "dorefa", "recu"))],
+    ("pipeline", "packings"),
+    [
+        ("rvm-react", 75),
+        pytest.param("rvm-bnn", 75, marks=pytest.mark.slow),
+        pytest.param("rvm-dorefa", 75, marks=pytest.mark.slow),
+        pytest.param("rvm-dorefa{activations=2}", 150, marks=pytest.mark.slow),
+        pytest.param("rvm-recu", 75, marks=pytest.mark.slow),
+    ],
 )
-def test_rvm_computes_the_same(rvm: Program, method: Method) -> None:
+def test_rvm_computes_the_same(rvm: Program, pipeline: str, packings: int) -> None:
     """Three frames with recurrent states. The states come straight from one-bit layers without batch norms."""
-    program = randomize(parse_pipeline(f"rvm-{method}").run(rvm))
+    program = randomize(parse_pipeline(pipeline).run(rvm))
     result = LowerBinary(strict=True)(program)
-    assert result.notes == "75 convolutions packed, reading 75 packings, 50 batch norms folded"
+    assert result.notes == f"75 convolutions packed, reading {packings} packings, 50 batch norms folded"
     lowered = result.program
     assert parse_program(print_program(lowered), lowered.state_dict()) == lowered
     generator = torch.Generator().manual_seed(3)

@@ -81,13 +81,14 @@ def test_a_quantizer_with_many_scales_needs_a_constant():
 
 @given(
     convolutions(channels=6, outputs=4),
-    st.sampled_from(["bnn", "dorefa", "recu", "react"]),
+    st.sampled_from([("bnn", 1), ("dorefa", 1), ("dorefa", 2), ("recu", 1), ("react", 1)]),
     st.booleans(),
     st.sampled_from([0, 1]),
 )
 @settings(max_examples=25, deadline=None)
-def test_binary_convolutions(case: Convolution, method, bias, border):
+def test_binary_convolutions(case: Convolution, form, bias, border):
     """Bit for bit, with scale and bias."""
+    method, activations = form
     config = BinaryConvConfig(
         case.channels * case.groups,
         case.outputs * case.groups,
@@ -99,6 +100,7 @@ def test_binary_convolutions(case: Convolution, method, bias, border):
         bias,
         method,
         border,
+        activations,
     )
     module = BinaryConv2d(config).eval()
     with torch.no_grad():
