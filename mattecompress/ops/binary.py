@@ -1,4 +1,4 @@
-"""One-bit operations: packing, and convolutions of packed signs or units with packed sign weights.
+"""One-bit operations: how bits are packed, and convolutions of packed signs or units with packed sign weights.
 
 Bits are packed along channels, least significant bit first: channel `c` of a group is bit `c % 8` of byte
 `c // 8`. A group fills a whole number of words (8 to 128 bits); the bits that pad it are 0. A set bit means +1;
@@ -91,54 +91,10 @@ def unpack_image(bits: Tensor, channels: int, groups: int, encoding: str) -> Ten
     return _signs(unpacked) if encoding == "signs" else unpacked.float()
 
 
-@torch.library.custom_op(
-    "matte::pack_signs",
-    mutates_args=(),
-    schema="(Tensor x, Tensor? threshold, int groups, int word) -> Tensor",
-)
-def pack_signs(x: Tensor, threshold: Tensor | None, groups: int, word: int) -> Tensor:
-    """Pack `x >= threshold` (0 when None), so that sign(0) = +1.
-
-    Args:
-        x: float32 (N, C, H, W).
-        threshold: float32 (C,), one per channel, or None.
-        groups: number of groups, each packed by itself.
-        word: 8, 16, 32, 64 or 128 bits.
-
-    Returns:
-        uint8 (N, H, W, groups * B), B bytes per group. Source: BiVM equation (3).
-    """
-    limit = 0.0 if threshold is None else threshold[:, None, None]
-    return _pack_image(x >= limit, groups, word)
-
-
-@torch.library.custom_op(
-    "matte::pack_units", mutates_args=(), schema="(Tensor x, int groups, int word) -> Tensor"
-)
-def pack_units(x: Tensor, groups: int, word: int) -> Tensor:
-    """Pack `x > 0.5`, which is round(clip(x, 0, 1)) with halves to even: DoReFa's one-bit activation.
-
-    Args and result as for `pack_signs`.
-    """
-    return _pack_image(x > 0.5, groups, word)
-
-
-@torch.library.custom_op(
-    "matte::pack_plane", mutates_args=(), schema="(Tensor x, int plane, int groups, int word) -> Tensor"
-)
-def pack_plane(x: Tensor, plane: int, groups: int, word: int) -> Tensor:
-    """Pack bit `plane` of round(3 * clip(x, 0, 1)), halves to even: DoReFa's two-bit activation.
-
-    Args:
-        x: float32 (N, C, H, W); the product with 3 is rounded to float32.
-        plane: 0 or 1.
-        groups, word: as for `pack_signs`.
-
-    Returns:
-        As `pack_signs`.
-    """
-    codes = (x.clamp(0, 1) * 3).round().to(torch.uint8)
-    return _pack_image((codes >> plane & 1).bool(), groups, word)
+def pack_image(bits: Tensor, groups: int, word: int) -> Tensor:
+    """Pack a bool image (N, C, H, W) into uint8 (N, H, W, groups * B), each group by itself."""
+    n, channels, h, w = bits.shape
+    return pack_bits(bits.permute(0, 2, 3, 1).reshape(n, h, w, groups, channels // groups), word).flatten(-2)
 
 
 @torch.library.custom_op(
@@ -239,7 +195,7 @@ def binary_conv2d_bits(
         uint8 (N, OH, OW, O / 8).
     """
     sums = binary_conv2d(bits, weight, channels, stride, padding, dilation, groups, encoding, border)
-    return _pack_image(_within(sums, low, high), 1, 8)
+    return pack_image(_within(sums, low, high), 1, 8)
 
 
 @torch.library.custom_op(
@@ -270,7 +226,7 @@ def binary_depthwise_conv2d_bits(
         uint8 (N, OH, OW, channels / 8).
     """
     sums = binary_depthwise_conv2d(bits, weight, channels, stride, padding, dilation, encoding, border)
-    return _pack_image(_within(sums, low, high), 1, 8)
+    return pack_image(_within(sums, low, high), 1, 8)
 
 
 def _within(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -281,11 +237,6 @@ def _within(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _signs(bits: Tensor) -> Tensor:
     return bits.float() * 2 - 1
-
-
-def _pack_image(bits: Tensor, groups: int, word: int) -> Tensor:
-    n, channels, h, w = bits.shape
-    return pack_bits(bits.permute(0, 2, 3, 1).reshape(n, h, w, groups, channels // groups), word).flatten(-2)
 
 
 def _binary_convolution(
@@ -302,30 +253,6 @@ def _binary_convolution(
     vertical, horizontal = padding
     padded = F.pad(image, (horizontal, horizontal, vertical, vertical), value=float(border))
     return exact_conv2d(padded, signs, stride, (0, 0), dilation, groups, peak=1)
-
-
-def _pack_shape(x: Tensor, groups: int, word: int) -> Tensor:
-    n, c, h, w = x.shape
-    if c % groups:
-        raise ValueError(f"{c} channels do not divide into {groups} groups")
-    return x.new_empty((n, h, w, groups * bytes_per_group(c // groups, word)), dtype=torch.uint8)
-
-
-@pack_signs.register_fake
-def _(x: Tensor, threshold: Tensor | None, groups: int, word: int) -> Tensor:
-    return _pack_shape(x, groups, word)
-
-
-@pack_units.register_fake
-def _(x: Tensor, groups: int, word: int) -> Tensor:
-    return _pack_shape(x, groups, word)
-
-
-@pack_plane.register_fake
-def _(x: Tensor, plane: int, groups: int, word: int) -> Tensor:
-    if plane not in (0, 1):
-        raise ValueError(f"plane is {plane}: expected 0 or 1")
-    return _pack_shape(x, groups, word)
 
 
 @binary_conv2d.register_fake

@@ -7,7 +7,7 @@ Meaning, with c the channel that bit i of byte b stands for:
 
 and 0 beyond the last channel of a group. A pixel's comparisons are made side by side as bytes; then
 every eight of them become one byte. The planes are the bits of round(3 clip(x, 0, 1)), halves to even: a tie at 0.5
-goes to 0, those at 1.5 and 2.5 to 2. Reference: mattecompress.ops.binary.
+goes to 0, those at 1.5 and 2.5 to 2. Reference: mattecompress.ops.packing.
 """
 
 from collections.abc import Callable, Sequence
