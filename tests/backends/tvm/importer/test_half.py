@@ -15,7 +15,7 @@ from tests.backends.tvm.nets import PairNet, inputs_of, program_of
 
 pytest.importorskip("ziglang")
 from mattecompress.backends.tvm.backend import Freestanding
-from mattecompress.backends.tvm.freestanding.objects import compile_kernels
+from mattecompress.backends.tvm.freestanding.objects import compile_kernels, lower_to_loops
 
 ARM = find_target("cortex-a76")
 LAST_PLACE = 2.0**-10
@@ -96,7 +96,8 @@ def test_inner_loop_multiplies_eight_elements_and_spills_none() -> None:
     """Of a pointwise convolution: a vector of weights for every tile of pixels, an element of pixels for each."""
     module = lower(half(nn.Conv2d(96, 32, 1), (1, 96, 12, 16)), ARM)
     (name,) = (str(v.name_hint) for v in module.functions if "convolution" in str(v.name_hint))
-    assembly = compile_kernels(module, [name], ARM, "k").module.inspect_source("asm")
+    loops = lower_to_loops(module, [name], ARM)
+    assembly = compile_kernels(loops, ARM, "k").module.inspect_source("asm")
     blocks = [block.split("\tb.ne\t")[0] for block in assembly.split("\n.LBB")]
     inner = max(blocks, key=lambda block: block.count("\tfmla\t"))
     products = inner.count("\tfmla\t")

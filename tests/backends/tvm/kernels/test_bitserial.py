@@ -14,7 +14,7 @@ from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.ops.binary import ENCODINGS, WORDS
 from tests.backends.tvm import calls
-from tests.backends.tvm.emulation import check_emulated, count_instructions
+from tests.backends.tvm.arm import check_emulated, count_instructions
 from tests.backends.tvm.harness import build, make_kernel, run_here
 from tests.ops.cases import Convolution, convolutions
 

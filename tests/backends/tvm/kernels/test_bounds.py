@@ -12,7 +12,7 @@ from mattecompress.backends.tvm.kernels.bounds import find_bounds
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.ops.binary import ENCODINGS, WORDS
 from tests.backends.tvm import calls
-from tests.backends.tvm.emulation import check_emulated
+from tests.backends.tvm.arm import check_emulated
 from tests.backends.tvm.harness import make_kernel, run_here
 from tests.ops.cases import Convolution, convolutions
 

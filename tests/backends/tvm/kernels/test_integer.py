@@ -12,7 +12,7 @@ import tvm
 
 from mattecompress.backends.tvm.targets import find_target
 from tests.backends.tvm import calls
-from tests.backends.tvm.emulation import check_emulated
+from tests.backends.tvm.arm import check_emulated
 from tests.backends.tvm.harness import build, make_kernel, run_here
 from tests.ops.cases import Convolution, convolutions
 

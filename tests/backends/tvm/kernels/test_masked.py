@@ -23,7 +23,7 @@ from mattecompress.program import StatePair
 from mattecompress.signature import Signature
 from mattecompress.tracing import capture
 from tests.backends.tvm import calls
-from tests.backends.tvm.emulation import check_emulated
+from tests.backends.tvm.arm import check_emulated
 from tests.backends.tvm.harness import Kernel, build, make_kernel, run_here
 from tests.ops.cases import Convolution, convolutions, draw_mask
 
