@@ -30,9 +30,10 @@ from mattecompress.backends.tvm.kernels.intrinsics import (
     multiply,
     pair_bytes,
 )
-from mattecompress.backends.tvm.kernels.octets import Octets, gather, gather_by_rows
+from mattecompress.backends.tvm.kernels.octets import Octets, gather, gather_by_rows, schedule_gathering
 from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.kernels.window import (
+    MASKED,
     Array,
     Expression,
     Outputs,
@@ -299,12 +300,18 @@ def _result(table: te.Tensor, total: te.Tensor, plan: IntegerPlan, places: Outpu
 def schedule_integer_convolution(schedule: Any) -> str | None:
     """Tile a function that holds an integer convolution and its epilogue.
 
+    Rows of the image are copied as they are read; where a mask chooses the places, the whole image is, beforehand.
+
     Returns:
         None when done, else why the rule does not fit; the schedule is then untouched.
     """
     numbers = result_tile(schedule, RESULT)
     if numbers is None:
         return "no integer convolution"
+    masked = any(schedule.get(block).annotations.get(MASKED, 0) for block in child_blocks(schedule))
+    if masked:
+        schedule_gathering(schedule)
     schedule_tiles(schedule, ("total",), RESULT, Tile(*numbers))
-    gather_by_rows(schedule, child_blocks(schedule)[-1])
+    if not masked:
+        gather_by_rows(schedule, child_blocks(schedule)[-1])
     return None
