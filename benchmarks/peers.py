@@ -147,9 +147,10 @@ def calibration_inputs(program: Program) -> Iterator[dict[str, Any]]:
 
 
 def _torch_run(program: Program, module: Any, threads: int) -> Run:
+    torch.set_num_threads(threads)
+
     @torch.no_grad()
     def run(**inputs: Tensor) -> dict[str, Tensor]:
-        torch.set_num_threads(threads)
         values = module(*(inputs[name] for name in program.input_names))
         return dict(zip(program.output_names, values, strict=True))
 

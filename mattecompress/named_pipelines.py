@@ -1,7 +1,7 @@
 """Every system in the papers' tables, and the ways down to lowered form, as pipelines with options."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 RVM_FLOAT = "exclude=[decoder.decode0.conv.3,project_mat.*] absent=[refiner.conv.0,refiner.conv.3]"
 """Besides the first and the last convolution and the box filter, BiVM leaves these in float; without a reduced
@@ -40,43 +40,55 @@ AFFINE_EPOCHS = {"fast": 10, "paper": 55}
 
 
 @dataclass(frozen=True)
-class Brecq:
+class _Reconstruction:
+    """Quantization, then rounding learned block by block.
+
+    recipe: fast, which is ours, or the paper's iterations, batch and rates.
+    iterations: for each block; none means the recipe's.
+    """
+
+    method: ClassVar[str]
+    scale_rate: ClassVar[float]
+    weights: int = 8
+    activations: int = 8
+    recipe: Recipe = "fast"
+    iterations: int | None = None
+
+    def passes(self) -> str:
+        """As `mse`, then reconstruct."""
+        options = RECONSTRUCTION[self.recipe].format(
+            iterations=self.iterations or ITERATIONS[self.recipe], scale_rate=self.scale_rate
+        )
+        quantized = Mse(self.weights, self.activations).passes()
+        return f"{quantized},reconstruct-blocks{{method={self.method} {options}}}"
+
+
+@dataclass(frozen=True)
+class Brecq(_Reconstruction):
     """Rounding learned block by block, then activation scales: PTQ4VM Table 1, row "BRECQ".
 
     recipe: fast, which is ours, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
     """
 
-    weights: int = 8
-    activations: int = 8
-    recipe: Recipe = "fast"
-    iterations: int | None = None
-
-    def passes(self) -> str:
-        """As `mse`, then reconstruct."""
-        return _reconstructed("brecq", self.weights, self.activations, self.recipe, self.iterations)
+    method: ClassVar[str] = "brecq"
+    scale_rate: ClassVar[float] = 4e-3
 
 
 @dataclass(frozen=True)
-class Qdrop:
+class Qdrop(_Reconstruction):
     """Rounding and activation scales learned together, block by block, with drops: PTQ4VM Table 1, row "QDrop".
 
     recipe: fast, which is ours, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
     """
 
-    weights: int = 8
-    activations: int = 8
-    recipe: Recipe = "fast"
-    iterations: int | None = None
-
-    def passes(self) -> str:
-        """As `mse`, then reconstruct."""
-        return _reconstructed("qdrop", self.weights, self.activations, self.recipe, self.iterations)
+    method: ClassVar[str] = "qdrop"
+    scale_rate: ClassVar[float] = 4e-4
 
 
 @dataclass(frozen=True)
-class Ptq4vm:
+class Ptq4vm(Qdrop):
     """QDrop's reconstruction, then GAC, with OFA where `flow` is given: PTQ4VM, Table 1, row "Ours".
 
     Unlike the published code, activations have zero points and the last convolution's output is not quantized.
@@ -88,31 +100,16 @@ class Ptq4vm:
         paper.
     """
 
-    weights: int = 8
-    activations: int = 8
-    recipe: Recipe = "fast"
-    iterations: int | None = None
     epochs: int | None = None
     flow: Literal["none", "dis"] = "none"
     apply_to: Literal["output", "weights"] = "output"
 
     def passes(self) -> str:
         """As `qdrop`, then calibrate."""
-        first = _reconstructed("qdrop", self.weights, self.activations, self.recipe, self.iterations)
         epochs = self.epochs or AFFINE_EPOCHS[self.recipe]
         rate = " rate=0.001" if self.recipe == "fast" else ""
         options = f"apply-to={self.apply_to} flow={self.flow} epochs={epochs}{rate}"
-        return f"{first},calibrate-affine{{{options}}}"
-
-
-def _reconstructed(
-    method: str, weights: int, activations: int, recipe: Recipe, iterations: int | None
-) -> str:
-    scale_rate = {"brecq": 4e-3, "qdrop": 4e-4}[method]
-    options = RECONSTRUCTION[recipe].format(
-        iterations=iterations or ITERATIONS[recipe], scale_rate=scale_rate
-    )
-    return f"{Mse(weights, activations).passes()},reconstruct-blocks{{method={method} {options}}}"
+        return f"{super().passes()},calibrate-affine{{{options}}}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import re
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import tvm
 from tvm import relax, rpc
 
 from mattecompress.backends.tvm.compile import lower
-from mattecompress.backends.tvm.freestanding.link import Linker, find_linker, shared_command
+from mattecompress.backends.tvm.freestanding.link import Linker, find_linker, link_shared
 from mattecompress.backends.tvm.targets import Target
 from mattecompress.errors import UserError
 from mattecompress.program import Program
@@ -113,7 +112,7 @@ class _Work:
 def _compiler(target: Target, linker: Linker) -> Any:
     def link(out: str, objects: str | list[str], options: Any = None, **_: Any) -> None:
         files = [objects] if isinstance(objects, str) else list(objects)
-        subprocess.run([*shared_command(target, linker), *files, "-o", out], check=True, capture_output=True)
+        link_shared(files, target, out, linker)
 
     return link
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from mattecompress.pipeline import Announcement, Hook, Pass, Pipeline, Step
     from mattecompress.program import Program
 
-REFINERS = ("deep_guided_filter", "fast_guided_filter")
-
 
 class _Weights(NamedTuple):
     """A file, or the seed of random ones, or neither for those that are shipped."""
@@ -109,10 +107,7 @@ def _capture_named(
     import torch
 
     from mattecompress import api
-    from mattecompress.options import nearest
 
-    if refiner not in (None, *REFINERS):
-        raise ArgumentError(f"--refiner '{refiner}' is unknown{nearest(str(refiner), REFINERS)}")
     if not 0 < ratio <= 1:
         raise ArgumentError(f"--ratio {ratio:g}: expected more than 0 and at most 1")
     options: dict[str, Any] = {"refiner": refiner} if refiner else {}

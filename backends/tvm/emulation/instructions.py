@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,9 @@ def count(program: ExecutableArtifact) -> tuple[int, tuple[KernelCost, ...]]:
 
 
 def _difference(loop: Loop, earlier: _Symbol | None) -> Loop:
-    same = earlier is not None and earlier.loop.instructions == loop.instructions
-    return Loop(loop.runs - earlier.loop.runs, loop.instructions) if earlier and same else loop
+    if earlier is None or earlier.loop.instructions != loop.instructions:
+        return loop
+    return Loop(loop.runs - earlier.loop.runs, loop.instructions)
 
 
 def build_plugin(emulator: str, folder: Path) -> Path:
@@ -143,11 +145,7 @@ def _parse(log: str) -> Iterator[tuple[str, _Symbol]]:
         match line.split():
             case ["symbol", name, instructions]:
                 _, runs, length = next(lines).split()
-                yield (
-                    name,
-                    _Symbol(
-                        int(instructions), Loop(int(runs), tuple(next(lines) for _ in range(int(length))))
-                    ),
-                )
+                loop = Loop(int(runs), tuple(islice(lines, int(length))))
+                yield name, _Symbol(int(instructions), loop)
             case _:
                 raise EmulationError(f"the emulator's log has a line that is not ours: {line[:80]}")

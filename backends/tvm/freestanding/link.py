@@ -166,7 +166,18 @@ def compile_and_archive(
             shutil.copy(library, temporary)
 
 
-def shared_command(target: Target, linker: Linker) -> list[str]:
+def link_shared(objects: Sequence[str], target: Target, out: str, linker: Linker) -> None:
+    """Link objects as the shared object `out`.
+
+    Raises:
+        LinkError: the tool chain failed.
+    """
+    with _workplace(linker) as (_, environment):
+        command = [*_shared_command(target, linker), *objects, "-o", out]
+        _run(command, environment, f"{linker.name} cannot link {Path(out).name} for {target.name}")
+
+
+def _shared_command(target: Target, linker: Linker) -> list[str]:
     """The start of a command that makes a shared object for a program with a C library of its own."""
     cc = [*linker.command, "cc", "-target", target.triple] if linker.kind == "zig" else linker.cc(target)
     return [*cc, "-shared", "-fPIC"]
@@ -183,7 +194,7 @@ def compile_and_share(
     with _workplace(linker) as (_, environment):
         files = [*(path.name for path in sources), *(str(path.resolve()) for path in objects)]
         command = [
-            *shared_command(target, linker),
+            *_shared_command(target, linker),
             *COMPILE_FLAGS,
             *files,
             "-lm",
@@ -206,7 +217,7 @@ def compile_plugin(
     """
     with _workplace(linker) as (_, environment):
         macros = [f"-D{name}={value}" for name, value in definitions.items()]
-        command = [*shared_command(target, linker), *COMPILE_FLAGS, *macros, str(source), "-o", str(out)]
+        command = [*_shared_command(target, linker), *COMPILE_FLAGS, *macros, str(source), "-o", str(out)]
         _run(command, environment, f"{linker.name} cannot compile {source.name}")
 
 

@@ -309,9 +309,9 @@ def schedule_integer_convolution(schedule: Any) -> str | None:
     if numbers is None:
         return "no integer convolution"
     masked = any(schedule.get(block).annotations.get(MASKED, 0) for block in child_blocks(schedule))
+    schedule_tiles(schedule, ("total",), RESULT, Tile(*numbers))
     if masked:
         schedule_gathering(schedule)
-    schedule_tiles(schedule, ("total",), RESULT, Tile(*numbers))
-    if not masked:
+    else:
         gather_by_rows(schedule, child_blocks(schedule)[-1])
     return None
