@@ -136,25 +136,25 @@ class _Search:
         error = codes.sub_(zero_point).mul_(scale).sub_(self.values).div_(self.peak.unsqueeze(1))
         return error.abs_().pow_(POWER).mean(1)
 
-    def offer(self, below: Tensor, above: Tensor) -> None:
+    def offer(self, below: Tensor, above: Tensor, rows: Tensor) -> None:
         score = self.rate(below, above)
-        better = score < self.score
+        better = rows & (score < self.score)
         self.below, self.above = (
             torch.where(better, below, self.below),
             torch.where(better, above, self.above),
         )
         self.score = torch.where(better, score, self.score)
 
-    def sweep(self, move_low: bool, move_high: bool) -> None:
-        """Coarse factors for the ends that move, then fine ones around each row's best."""
+    def sweep(self, move_low: bool, move_high: bool, rows: Tensor) -> None:
+        """Coarse factors for the ends that move, then fine ones around the best of each row that `rows` tells."""
         below, above = self.below, self.above
         candidates = [torch.full_like(below, factor) for factor in COARSE]
         for factor in candidates:
-            self.offer(factor if move_low else below, factor if move_high else above)
+            self.offer(factor if move_low else below, factor if move_high else above, rows)
         best = self.below if move_low else self.above
         for step in FINE:
             factor = (best + step).clamp(COARSE[-1], 1)
-            self.offer(factor if move_low else below, factor if move_high else above)
+            self.offer(factor if move_low else below, factor if move_high else above, rows)
 
 
 @torch.no_grad()
@@ -165,11 +165,12 @@ def search_range(values: Tensor, low: Tensor, high: Tensor, config: QuantizerCon
     low, high: float32 (rows,), the extremes, which may lie beyond those of `values`.
     """
     search = _Search(values, low.clamp(max=0), high.clamp(min=0), config)
-    search.sweep(True, True)
-    if not config.symmetric and low.lt(0).any() and high.gt(0).any():
+    search.sweep(True, True, torch.ones_like(low, dtype=torch.bool))
+    two_sided = low.lt(0) & high.gt(0)
+    if not config.symmetric and two_sided.any():
         for _ in range(ROUNDS):
-            search.sweep(True, False)
-            search.sweep(False, True)
+            search.sweep(True, False, two_sided)
+            search.sweep(False, True, two_sided)
     return search.low * search.below, search.high * search.above
 
 
