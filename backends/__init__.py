@@ -4,13 +4,14 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor, fx
 
 from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.options import nearest
 from mattecompress.program import Program
+from mattecompress.stream import Runner
 
 BACKENDS = {
     "reference": "reference:Reference",
@@ -24,14 +25,20 @@ class UnsupportedError(UserError):
     """A backend cannot compile a program; the message lists the nodes and the reasons."""
 
 
-class Artifact(Protocol):
+class Artifact(ABC):
     """Something compiled that runs."""
 
+    @abstractmethod
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, by name."""
 
+    @abstractmethod
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write the artifact's files into a folder and return their paths."""
+
+    def over_clips(self) -> Runner:
+        """How a `Stream` runs it fastest."""
+        return self.run
 
 
 class Backend(ABC):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress import container
-from mattecompress.backends import Backend
+from mattecompress.backends import Artifact, Backend
 from mattecompress.program import Program
 
 
 @dataclass(frozen=True)
-class ReferenceArtifact:
+class ReferenceArtifact(Artifact):
     """The program itself, run without gradients."""
 
     program: Program

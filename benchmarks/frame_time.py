@@ -35,7 +35,7 @@ from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
 from mattecompress.preparation import compile_program
 from mattecompress.program import Program
-from mattecompress.stream import Run, Stream
+from mattecompress.stream import Runner, Stream
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -50,9 +50,9 @@ OURS = "ours"
 COLUMNS = ("form", "runner", "threads", "ms a frame", "frames/s", "ours is faster by")
 
 
-def run_ours(program: Program, threads: int) -> Run:
+def run_ours(program: Program, threads: int) -> Runner:
     """Our compiled code."""
-    return compile_program(program, "tvm", threads=threads).run
+    return compile_program(program, "tvm", threads=threads).over_clips()
 
 
 RUNNERS: dict[str, tuple[tuple[str, str], peers.Make]] = {
@@ -170,7 +170,7 @@ def _measure(
         yield Row(form, name.partition(",")[0] if name.startswith(OURS) else name, threads, *_summary(values))
 
 
-def _work(program: Program, run: Run, frame: torch.Tensor) -> Work:
+def _work(program: Program, run: Runner, frame: torch.Tensor) -> Work:
     stream = Stream(program, run)
     return lambda: stream(frame)
 

@@ -23,9 +23,9 @@ from mattecompress.backends import load_backend
 from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.preparation import lower
 from mattecompress.program import Program
-from mattecompress.stream import Run, Stream
+from mattecompress.stream import Run, Runner, Stream
 
-Make = Callable[[Program, int], Run]
+Make = Callable[[Program, int], Runner]
 CALIBRATION_FRAMES = 8
 
 
@@ -33,16 +33,17 @@ class PeerError(UserError):
     """A peer cannot take a program."""
 
 
-def onnxruntime(program: Program, threads: int) -> Run:
+def onnxruntime(program: Program, threads: int) -> Runner:
     """ONNX Runtime on our export, in its fastest way: merged kernels that need not round as the reference does."""
-    return load_backend("onnx")(threads=threads, exact=False, verify=False).compile(program).run
+    return load_backend("onnx")(threads=threads, exact=False, verify=False).compile(program).over_clips()
 
 
-def onnxruntime_int8(program: Program, threads: int) -> Run:
+def onnxruntime_int8(program: Program, threads: int) -> Runner:
     """ONNX Runtime on a float program that its own tool quantized: static, QDQ, a scale for each output channel."""
-    from onnxruntime import InferenceSession, SessionOptions
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from mattecompress.backends.onnx import OnnxArtifact
 
     class Frames(CalibrationDataReader):
         def __init__(self) -> None:
@@ -64,15 +65,8 @@ def onnxruntime_int8(program: Program, threads: int) -> Run:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        options = SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = InferenceSession(folder / "int8.onnx", options, ["CPUExecutionProvider"])
-
-    def run(**inputs: Tensor) -> dict[str, Tensor]:
-        values = session.run(list(program.output_names), _arrays(inputs))
-        return dict(zip(program.output_names, map(torch.from_numpy, values), strict=True))
-
-    return run
+        data = (folder / "int8.onnx").read_bytes()
+    return OnnxArtifact(program.name, data, threads, exact=False, states=program.states).over_clips()
 
 
 def openvino(program: Program, threads: int) -> Run:

@@ -113,7 +113,7 @@ def _truth(network: Program, clip: SourceClip) -> tuple[Tensor, str]:
 
 def _matte(folder: Path, name: str, program: Program, clip: SourceClip, truth: Tensor) -> Variant:
     artifact = compile_program(program, "tvm")
-    stream = Stream(program, artifact.run)
+    stream = Stream(program, artifact.over_clips())
     stream(clip.frames[:1])
     start = time.perf_counter()
     outputs = list(stream.over(clip.frames))

@@ -12,7 +12,7 @@ from mattecompress.errors import UserError
 from mattecompress.metrics import evaluate_clip
 from mattecompress.preparation import fix_size
 from mattecompress.program import Program
-from mattecompress.stream import Run, Stream
+from mattecompress.stream import Runner, Stream
 
 METRICS = ("mad", "mse", "grad", "conn", "dtssd", "fgr_mse")
 
@@ -36,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(
-    program: Program, run: Run, clips: Sequence[SourceClip], reference: Program | None = None
+    program: Program, run: Runner, clips: Sequence[SourceClip], reference: Program | None = None
 ) -> Evaluation:
     """Metrics of `run`'s alpha and foreground, states carried through each clip.
 
@@ -62,7 +62,7 @@ def evaluate(
     return Evaluation(sum(frames), metrics)
 
 
-def predict(program: Program, run: Run, clip: SourceClip) -> tuple[torch.Tensor, torch.Tensor | None]:
+def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Alpha (T,1,H,W), and foreground (T,3,H,W) where the program yields one.
 
     States of a program of open size take theirs from the clip.

@@ -15,7 +15,7 @@ from mattecompress.data.video import open_writer, read_frames, read_info
 from mattecompress.evaluation import alpha_name
 from mattecompress.preparation import require_fixed_size
 from mattecompress.program import Program
-from mattecompress.stream import Run, Stream
+from mattecompress.stream import Runner, Stream
 
 PROCEDURAL_FRAMES = 48
 FPS = Fraction(25)
@@ -23,7 +23,7 @@ FPS = Fraction(25)
 
 def matte_clip(
     program: Program,
-    run: Run,
+    run: Runner,
     source: str,
     alpha_path: Path,
     colour: str | None = None,
@@ -32,7 +32,7 @@ def matte_clip(
 ) -> list[Path]:
     """Write the alpha of a clip and, given a colour such as `#00b140`, the foreground composed over it.
 
-    run: computes the program, such as an artifact's `run`.
+    run: computes the program, such as an artifact's `over_clips()`.
     source: a video, a picture, a folder of pictures, or `procedural[:SEED]`.
 
     The composite goes beside the alpha, as `NAME-composite`. Returns the paths written.

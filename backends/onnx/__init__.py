@@ -51,7 +51,7 @@ class Onnx(Backend):
         self.check(program)
         model = export_model(program, self.simplify, self.exact)
         data = model.SerializeToString(deterministic=True)
-        artifact = OnnxArtifact(program.name, data, self.threads, self.exact)
+        artifact = OnnxArtifact(program.name, data, self.threads, self.exact, program.states)
         if self.verify:
             require_agreement(program, artifact)
         return artifact

@@ -17,14 +17,14 @@ from mattecompress.backends.tvm.freestanding.executable import (
     emit_executable,
     emit_library,
 )
-from mattecompress.backends.tvm.freestanding.loaded import LoadedLibrary, load_library
+from mattecompress.backends.tvm.freestanding.loaded import LibraryStream, LoadedLibrary, load_library
 from mattecompress.backends.tvm.importer import program as importer
 from mattecompress.backends.tvm.targets import Target, TargetError, find_target
 from mattecompress.program import Program
 
 
 @dataclass(frozen=True)
-class SharedObject:
+class SharedObject(Artifact):
     """Kernels for this machine: run here as they would be deployed, or saved as a library for TVM's runtime."""
 
     module: tvm.IRModule
@@ -44,13 +44,17 @@ class SharedObject:
         """All outputs from all inputs, by name."""
         return self.library.run(**inputs)
 
+    def over_clips(self) -> LibraryStream:
+        """A stream of its own."""
+        return self.library.open()
+
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write the library for TVM's runtime into a folder."""
         return (compile_host(self.module, self.target).save(folder / f"{self.program.name}.so"),)
 
 
 @dataclass(frozen=True)
-class Freestanding:
+class Freestanding(Artifact):
     """Kernels that are still to be linked: as a program or as a static library, neither with a runtime."""
 
     module: tvm.IRModule

@@ -119,6 +119,6 @@ def run(
     matting = fit_to(load_at(program, size), input)
     artifact = compile_program(matting, backend, threads=threads)
     with progress_bar() as report:
-        written = matte_clip(matting, artifact.run, input, alpha, composite, frames, report)
+        written = matte_clip(matting, artifact.over_clips(), input, alpha, composite, frames, report)
     for path in written:
         say(str(path))

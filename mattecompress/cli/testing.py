@@ -77,7 +77,7 @@ def evaluate(
     measured = fix_size(measured, known) if known else fit_to(measured, data)
     artifact = compile_program(measured, backend)
     result = evaluation.evaluate(
-        measured, artifact.run, load_clips(data, frame_size(measured), clips, frames), truth
+        measured, artifact.over_clips(), load_clips(data, frame_size(measured), clips, frames), truth
     )
     if json:
         print_json(result.as_json())
@@ -141,8 +141,8 @@ def bench(
     height, width = frame_size(ours) or (0, 0)
     peer = fix_size(load_at(reference, size), (height, width)) if reference else ours
     streams = [
-        Stream(ours, compile_program(ours, "tvm", threads=threads).run),
-        Stream(peer, compile_program(peer, peers[against], threads=threads, exact=False).run),
+        Stream(ours, compile_program(ours, "tvm", threads=threads).over_clips()),
+        Stream(peer, compile_program(peer, peers[against], threads=threads, exact=False).over_clips()),
     ]
     frame = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     result = compare(lambda: streams[0](frame), lambda: streams[1](frame), against, threads, runs)

@@ -4,6 +4,8 @@ import ctypes
 import tempfile
 import threading
 import weakref
+from collections.abc import Container, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,39 +26,102 @@ from mattecompress.backends.tvm.freestanding.plan import Plan
 from mattecompress.backends.tvm.targets import Target
 
 
-class LoadedLibrary:
-    """A stream of a library that is loaded here; `run` may be called from any thread, one call at a time runs."""
+class LibraryStream:
+    """One clip in a library: its memory, its threads and, where the caller leaves them to it, its states.
 
-    def __init__(self, path: Path, name: str, plan: Plan, threads: int) -> None:
-        self.plan = plan
-        self._lock = threading.Lock()
-        library = ctypes.CDLL(str(path))
-        create, self._run, destroy = (
-            library[f"{name}_{verb}"] for verb in ("create_with_threads", "run", "destroy")
-        )
-        create.restype, create.argtypes = ctypes.c_void_p, [ctypes.c_uint]
-        self._run.restype, self._run.argtypes = None, [ctypes.c_void_p] * 3
-        destroy.restype, destroy.argtypes = None, [ctypes.c_void_p]
-        self._stream = create(threads)
+    Raises:
+        ExecutableError: memory is short.
+    """
+
+    def __init__(self, library: "LoadedLibrary") -> None:
+        self.plan, self._functions = library.plan, library.functions
+        self._stream = self._functions.create(library.threads)
         if not self._stream:
             raise ExecutableError(
-                f"{plan.arena_megabytes:.1f} MB of memory and {threads} threads are not to be had"
+                f"{self.plan.arena_megabytes:.1f} MB of memory and {library.threads} threads are not to be had"
             )
-        weakref.finalize(self, destroy, self._stream)
+        weakref.finalize(self, self._functions.destroy, self._stream)
+
+    def reset(self) -> None:
+        """Forget the past: zero states."""
+        self._functions.reset(self._stream)
+
+    def step(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """Every output that is no state, from every input that is none; the states move on.
+
+        Raises:
+            ExecutableError: an input is missing, or has another shape or type.
+        """
+        states = self.plan.states
+        return self._frame(inputs, {state.input for state in states}, {state.output for state in states})
+
+    def run(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """All outputs from all inputs, states among them.
+
+        Raises:
+            ExecutableError: an input is missing, or has another shape or type.
+        """
+        return self._frame(inputs, set(), set())
+
+    def _frame(
+        self, inputs: Mapping[str, Tensor], own_inputs: Container[int], own_outputs: Container[int]
+    ) -> dict[str, Tensor]:
+        """The outputs from the inputs, by name, but those that are the stream's own."""
+        given = [
+            None if index in own_inputs else check_input(spec, inputs.get(spec.name))
+            for index, spec in enumerate(self.plan.inputs)
+        ]
+        results = [
+            None if index in own_outputs else torch.from_numpy(np.empty(spec.shape, np.dtype(spec.dtype)))
+            for index, spec in enumerate(self.plan.outputs)
+        ]
+        self._functions.run(self._stream, _pointers(given), _pointers(results))
+        named = zip(self.plan.outputs, results, strict=True)
+        return {spec.name: result for spec, result in named if result is not None}
+
+
+class _Functions:
+    """The library's C interface."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        library = ctypes.CDLL(str(path))
+        self.create = library[f"{name}_create_with_threads"]
+        self.create.restype, self.create.argtypes = ctypes.c_void_p, [ctypes.c_uint]
+        self.run, self.reset, self.destroy = (
+            library[f"{name}_{verb}"] for verb in ("run", "reset", "destroy")
+        )
+        for function, pointers in ((self.run, 3), (self.reset, 1), (self.destroy, 1)):
+            function.restype, function.argtypes = None, [ctypes.c_void_p] * pointers
+
+
+class LoadedLibrary:
+    """A library that is loaded here; `run` may be called from any thread, one call at a time runs."""
+
+    def __init__(self, path: Path, name: str, plan: Plan, threads: int) -> None:
+        self.plan, self.threads = plan, threads
+        self.functions = _Functions(path, name)
+        self._lock = threading.Lock()
+
+    def open(self) -> LibraryStream:
+        """A stream of its own, for one clip at a time.
+
+        Raises:
+            ExecutableError: memory is short.
+        """
+        return LibraryStream(self)
+
+    @cached_property
+    def _shared(self) -> LibraryStream:
+        return self.open()
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, states among them, by name.
 
         Raises:
-            ExecutableError: an input is missing, or has another shape or type.
+            ExecutableError: memory is short, or an input is missing, or has another shape or type.
         """
-        given = [check_input(spec, inputs.get(spec.name)) for spec in self.plan.inputs]
-        results = [
-            torch.from_numpy(np.empty(spec.shape, dtype=np.dtype(spec.dtype))) for spec in self.plan.outputs
-        ]
         with self._lock:
-            self._run(self._stream, _pointers(given), _pointers(results))
-        return {spec.name: result for spec, result in zip(self.plan.outputs, results, strict=True)}
+            return self._shared.run(**inputs)
 
 
 def load_library(
@@ -83,5 +148,7 @@ def load_library(
         return LoadedLibrary(path, c_name, plan, threads)
 
 
-def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(
+        *(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    )

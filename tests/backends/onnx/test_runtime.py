@@ -4,6 +4,7 @@ import torch
 from mattecompress.backends.onnx import Onnx, OnnxArtifact
 from mattecompress.backends.onnx.runtime import InputError
 from mattecompress.files import UnwritableError
+from mattecompress.stream import Stream
 from tests.backends.onnx.nets import compiled, image, program_of
 
 
@@ -45,3 +46,21 @@ def test_an_unwritable_folder_is_told(artifact, tmp_path):
 def test_threads_are_set():
     artifact = Onnx(threads=2).compile(program_of(lambda x: x * 2, (1, 3, 4, 5)))
     assert artifact.session.get_session_options().intra_op_num_threads == 2
+
+
+def test_clips_of_one_artifact_keep_their_own_states(tiny):
+    artifact = Onnx().compile(tiny)
+    clips = torch.rand(2, 3, 3, 12, 16)
+    ours, truth = [Stream(tiny, artifact.over_clips()) for _ in clips], Stream(tiny)
+    found = [[stream(clip[[frame]]) for stream, clip in zip(ours, clips, strict=True)] for frame in range(3)]
+    for number, clip in enumerate(clips):
+        for frame, expected in enumerate(truth.over(clip)):
+            torch.testing.assert_close(found[frame][number]["pha"], expected["pha"], rtol=1e-5, atol=1e-5)
+
+
+def test_wrong_frames_of_a_clip_are_told(tiny):
+    clip = Onnx().compile(tiny).over_clips()
+    with pytest.raises(InputError, match="Expected: 16"):
+        clip.step(src=image(1, 3, 12, 15))
+    with pytest.raises(InputError, match="frame"):
+        clip.step(frame=image(1, 3, 12, 16))

@@ -77,3 +77,15 @@ def test_a_library_for_the_runtime_is_still_saved(program: Program, tmp_path: Pa
     artifact = Tvm(emit="so").compile(program)
     assert isinstance(artifact, SharedObject)
     assert [path.suffix for path in artifact.save(tmp_path)] == [".so"]
+
+
+def test_clips_of_one_artifact_keep_their_own_states(program: Program) -> None:
+    artifact = Tvm().compile(program)
+    clips, truth = torch.rand(2, 3, 1, 3, 12, 16), Stream(program)
+    ours = [Stream(program, artifact.over_clips()) for _ in clips]
+    found = [[stream(clip[frame]) for stream, clip in zip(ours, clips, strict=True)] for frame in range(3)]
+    for number, clip in enumerate(clips):
+        for frame, expected in enumerate(truth.over(clip[:, 0])):
+            assert set(found[frame][number]) == {"fgr", "pha"} & set(expected)
+            for name, value in found[frame][number].items():
+                torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
