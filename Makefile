@@ -20,7 +20,7 @@ lint: .venv/.installed
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/frame_time.py
-	$(BIN)/python benchmarks/binary_kernels.py
+	$(BIN)/python benchmarks/kernel_limits.py
 
 docs: .venv/.installed
 	$(BIN)/python docs/generate.py

@@ -1,0 +1,306 @@
+"""How near the kernels come to what this core can compute: one thread, run in turn with a probe of each limit.
+
+    python benchmarks/kernel_limits.py              measure, print a table, write kernel_limits.json and .svg
+
+A limit is measured by a loop whose operands stay in registers or in the nearest cache: for each vector a fused
+multiply-add of floats, a dot product of bytes where the core has it, or for bits an exclusive or, one count of the
+bits of every byte and one addition. A kernel's rate counts the products that the layer asks for, ragged channels as
+they are, so that padding, borders, loads and what follows the sums all show as loss. Winograd's kernels compute
+fewer products than the layer asks for, and may pass the limit.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tvm
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx, nn
+from tvm import relax, te, tirx
+
+from mattecompress import ops
+from mattecompress.backends.tvm.compute.operands import emit, in_memory
+from mattecompress.backends.tvm.importer.conversion import Scope
+from mattecompress.backends.tvm.importer.convolution import convert
+from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
+from mattecompress.backends.tvm.kernels.integer import emit_quantized_conv2d
+from mattecompress.backends.tvm.kernels.intrinsics import accumulate, count_bytes, multiplication, multiply
+from mattecompress.backends.tvm.kernels.tiles import Registers
+from mattecompress.backends.tvm.schedule import schedule_module
+from mattecompress.backends.tvm.targets import find_target
+from mattecompress.benchmark import Work, time_in_turn
+from mattecompress.files import atomic_path
+from mattecompress.ops.binary import choose_word, pack_weight_signs
+from mattecompress.signature import Signature
+from mattecompress.tracing import capture
+
+assert ops
+HOST = find_target("host")
+STEPS, REPEATS = 2048, 256
+
+Arithmetic = Literal["float32", "int8", "binary"]
+COLOURS: dict[Arithmetic, str] = {"float32": "#5b7db1", "int8": "#d98c3f", "binary": "#5a9367"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution of stride 1 that keeps its size.
+
+    hands_on: the results of a binary one are the next layer's bits.
+    """
+
+    arithmetic: Arithmetic
+    channels: int
+    outputs: int
+    height: int
+    width: int
+    kernel: int = 3
+    hands_on: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        shape = f"{self.kernel}x{self.kernel}, {self.channels} -> {self.outputs}, {self.height}x{self.width}"
+        return f"{self.arithmetic} {shape}{', bits' if self.hands_on else ''}"
+
+    @property
+    def products(self) -> int:
+        """Multiply-accumulates."""
+        return self.height * self.width * self.kernel**2 * self.channels * self.outputs
+
+    @property
+    def padding(self) -> list[int]:
+        """Rows and columns around the image."""
+        return [self.kernel // 2] * 2
+
+
+LAYERS = (
+    Layer("float32", 64, 64, 72, 128),
+    Layer("float32", 128, 128, 36, 64),
+    Layer("float32", 59, 32, 72, 128),
+    Layer("float32", 160, 960, 18, 32, kernel=1),
+    Layer("int8", 64, 64, 72, 128),
+    Layer("int8", 128, 128, 36, 64),
+    Layer("int8", 59, 32, 72, 128),
+    Layer("int8", 160, 960, 18, 32, kernel=1),
+    Layer("binary", 64, 64, 72, 128),
+    Layer("binary", 128, 128, 36, 64),
+    Layer("binary", 128, 128, 36, 64, hands_on=True),
+    Layer("binary", 256, 256, 18, 32),
+    Layer("binary", 59, 32, 72, 128),
+    Layer("binary", 35, 16, 288, 512),
+    Layer("binary", 160, 960, 18, 32, kernel=1),
+    Layer("binary", 160, 960, 18, 32, kernel=1, hands_on=True),
+)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=30, help="runs of each, in turn; default: 30")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    document = measure(options.runs)
+    with atomic_path(options.output) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    plot(document, options.output.with_suffix(".svg"))
+    print_table(document)
+    sys.stderr.write(f"written to {options.output} and {options.output.with_suffix('.svg')}\n")
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """Rates in 10^12 products a second, best of `runs`, and their shares of their arithmetic's limit."""
+    kinds = {_limit(kind): kind for kind in COLOURS} | {layer.name: layer.arithmetic for layer in LAYERS}
+    works, counts = {}, {}
+    for kind in COLOURS:
+        works[_limit(kind)], counts[_limit(kind)] = limit_probe(kind)
+    for layer in LAYERS:
+        works[layer.name], counts[layer.name] = layer_work(layer), layer.products
+    times = time_in_turn(works, runs)
+    rates = {name: counts[name] / (min(values) * 1e-3) / 1e12 for name, values in times.items()}
+    return {
+        "runs": runs,
+        "kernels": [
+            {
+                "name": name,
+                "arithmetic": kind,
+                "rate": rates[name],
+                "share": rates[name] / rates[_limit(kind)],
+            }
+            for name, kind in kinds.items()
+        ],
+    }
+
+
+def _limit(arithmetic: str) -> str:
+    return f"{arithmetic} limit"
+
+
+def limit_probe(arithmetic: Arithmetic) -> tuple[Work, int]:
+    """A loop at the limit, and its products: words from the first-level cache meet weights held in registers."""
+    with HOST.tvm() as target:
+        registers = Registers.of(target)
+        lanes, vectors = registers.bytes // 4, (registers.count - 2) * 2 // 5
+        probe = _probe(arithmetic, lanes)
+        words = te.placeholder((STEPS,), probe.dtype, name="words")
+        weights = te.placeholder((vectors * lanes,), probe.dtype, name="weights")
+        k = te.reduce_axis((0, STEPS), "k")
+        totals = te.compute(
+            (REPEATS, vectors * lanes),
+            lambda _, o: probe.total(probe.product(words[k], weights[o]), k),
+            name="totals",
+        )
+        function = tvm.tirx.build(_schedule(words, weights, totals, vectors, lanes), target=target)["main"]
+    generator = np.random.default_rng(0)
+    arrays = [generator.integers(0, 2**20, size).astype(probe.dtype) for size in (STEPS, vectors * lanes)]
+    arguments = [
+        tvm.runtime.tensor(array) for array in (*arrays, np.zeros((REPEATS, vectors * lanes), probe.dtype))
+    ]
+    return lambda: function(*arguments), REPEATS * STEPS * vectors * lanes * probe.products
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one lane of 32 bits does in a step of a limit's loop.
+
+    product: of two lanes, which is `products` products. total: of such over the loop's steps.
+    """
+
+    dtype: str
+    products: int
+    product: Callable[[Any, Any], Any]
+    total: Callable[[Any, Any], Any]
+
+
+def _probe(arithmetic: Arithmetic, lanes: int) -> Probe:
+    if arithmetic == "float32":
+        return Probe("float32", 1, lambda a, b: a * b, te.sum)
+    if arithmetic == "binary":
+        return Probe("uint32", 32, lambda a, b: count_bytes(a ^ b), te.sum)
+    kind = multiplication(HOST.tvm(), lanes, 0)
+    add = te.comm_reducer(accumulate, lambda dtype: tirx.const(0, dtype), name="accumulate")
+    return Probe("int32", 4, lambda a, b: multiply(kind, a, b), lambda value, axis: add(value, axis=[axis]))
+
+
+def _schedule(words: te.Tensor, weights: te.Tensor, totals: te.Tensor, vectors: int, lanes: int) -> Any:
+    schedule = tvm.s_tir.Schedule(te.create_prim_func([words, weights, totals]))
+    block = schedule.get_sblock("totals")
+    local = schedule.cache_write(block, 0, "local")
+    repeat, output, step = schedule.get_loops(block)
+    vector, lane = schedule.split(output, [vectors, lanes])
+    schedule.reorder(repeat, step, vector, lane)
+    schedule.reverse_compute_at(local, repeat)
+    schedule.vectorize(lane)
+    schedule.unroll(vector)
+    schedule.decompose_reduction(block, step)
+    return schedule.mod
+
+
+def layer_work(layer: Layer) -> Work:
+    """One run of a layer on random values, alone in a library."""
+    torch.manual_seed(0)
+    image = torch.randn(1, layer.channels, layer.height, layer.width)
+    weight = torch.randn(layer.outputs, layer.channels, layer.kernel, layer.kernel)
+    prepare = {"float32": _float_layer, "int8": _integer_layer, "binary": _binary_layer}[layer.arithmetic]
+    stored, emit_layer = prepare(layer, image, weight)
+    with HOST.tvm():
+        builder = relax.BlockBuilder()
+        variable = relax.Var("image", relax.TensorType(list(stored.shape), str(stored.dtype)[6:]))
+        with builder.function("main", [variable]):
+            with builder.dataflow():
+                result = builder.emit_output(emit_layer(builder, variable))
+            builder.emit_func_output(result)
+        module = schedule_module(builder.finalize(), HOST)
+    machine = relax.VirtualMachine(tvm.compile(module, target=HOST.tvm()), tvm.cpu())
+    argument, function = tvm.runtime.tensor(stored.numpy()), machine["main"]
+    return lambda: function(argument)
+
+
+EmitLayer = Callable[[relax.BlockBuilder, relax.Var], relax.Var]
+"""Adds a layer's kernel to a function, given the image as it is stored."""
+
+
+def _float_layer(layer: Layer, image: Tensor, weight: Tensor) -> tuple[Tensor, EmitLayer]:
+    convolution = nn.Conv2d(layer.channels, layer.outputs, layer.kernel, padding=layer.padding, bias=False)
+    convolution.weight.data = weight
+    program = capture(convolution, Signature((("image", tuple(image.shape)),), ("result",)), "layer")
+    (node,) = program.operations()
+
+    def emit_layer(builder: relax.BlockBuilder, variable: relax.Var) -> relax.Var:
+        scope = Scope(program, builder, {program.inputs[0]: in_memory(variable)})
+        conversion = convert(scope, node)
+        return emit(builder, conversion.name, conversion.pattern, conversion.view)
+
+    return image.permute(0, 2, 3, 1).contiguous(), emit_layer
+
+
+def _integer_layer(layer: Layer, image: Tensor, weight: Tensor) -> tuple[Tensor, EmitLayer]:
+    codes = (image * 30 + 120).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    signed = (weight * 30).clamp(-127, 127).to(torch.int8)
+    kernel = [layer.kernel] * 2
+    geometry = [120, 8, kernel, [1, 1], layer.padding, [1, 1], 1]
+    node = _call(torch.ops.matte.quantized_conv2d.default, 2, geometry)
+    return codes, lambda builder, variable: emit_quantized_conv2d(builder, node, [variable, signed])
+
+
+def _binary_layer(layer: Layer, image: Tensor, weight: Tensor) -> tuple[Tensor, EmitLayer]:
+    word, matte = choose_word(layer.channels), torch.ops.matte
+    operands = [pack_weight_signs(weight, word)]
+    emit_layer, op = emit_binary_conv2d, matte.binary_conv2d.default
+    if layer.hands_on:
+        emit_layer, op = emit_binary_conv2d_bits, matte.binary_conv2d_bits.default
+        operands += [torch.full((layer.outputs,), value, dtype=torch.int32) for value in (0, 2**20)]
+    geometry = [layer.channels, [1, 1], layer.padding, [1, 1], 1, "signs", 0]
+    node = _call(op, 1 + len(operands), geometry)
+    bits = matte.pack_signs(image, None, 1, word)
+    return bits, lambda builder, variable: emit_layer(builder, node, [variable, *operands])
+
+
+def _call(op: Any, tensors: int, others: list[Any]) -> fx.Node:
+    graph = fx.Graph()
+    return graph.call_function(op, (*(graph.placeholder(f"t{place}") for place in range(tensors)), *others))
+
+
+def print_table(document: dict[str, Any]) -> None:
+    """The table, on standard output."""
+    title = f"kernels, one thread, best of {document['runs']} runs in turn"
+    table = Table("layer", title=title, title_justify="left", header_style="bold")
+    for column in ("10^12 products/s", "of the limit"):
+        table.add_column(column, justify="right")
+    for kernel in document["kernels"]:
+        table.add_row(kernel["name"], f"{kernel['rate']:.3f}", f"{kernel['share']:.0%}")
+    Console().print(table)
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """Each kernel's share of its limit, as SVG."""
+    from matplotlib.figure import Figure
+
+    kernels = [kernel for kernel in document["kernels"] if not kernel["name"].endswith("limit")]
+    figure = Figure(figsize=(8, 0.3 * len(kernels) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(
+        [kernel["name"] for kernel in kernels],
+        [100 * kernel["share"] for kernel in kernels],
+        color=[COLOURS[kernel["arithmetic"]] for kernel in kernels],
+    )
+    axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.axvline(100, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("% of the limit")
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
