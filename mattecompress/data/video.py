@@ -25,6 +25,7 @@ from mattecompress.files import atomic_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov")
+READABLE_VIDEOS = (*VIDEOS, ".avi", ".webm", ".y4m")
 QUALITY = 18
 LIMITED_RANGE = 1
 BT601 = 6
@@ -48,7 +49,7 @@ def read_info(path: Path) -> MediaInfo:
         MissingExtraError: the extra `media` is needed.
     """
     height, width = next(read_frames(path, limit=1)).shape[1:]
-    if _is_pictures(path):
+    if is_pictures(path):
         return MediaInfo(height, width, len(_list_pictures(path)), None)
     if path.suffix.lower() == ".y4m":
         return MediaInfo(height, width, y4m.count_frames(path), y4m.read_header(path).fps)
@@ -59,7 +60,9 @@ def read_info(path: Path) -> MediaInfo:
     return MediaInfo(height, width, count, None if fps is None else Fraction(fps))
 
 
-def read_frames(path: Path, limit: int | None = None, size: Size | None = None) -> Iterator[Tensor]:
+def read_frames(
+    path: Path, limit: int | None = None, size: Size | None = None, start: int = 0
+) -> Iterator[Tensor]:
     """The frames of a video, a picture, or a folder of pictures in natural order of their names.
 
     Turned videos and photographs come upright. Transparency is dropped.
@@ -68,6 +71,7 @@ def read_frames(path: Path, limit: int | None = None, size: Size | None = None) 
         path: the file or folder.
         limit: stop after that many frames, at least 1.
         size: (height, width) to resize every frame to.
+        start: leave that many frames out; pictures are not opened for it, a video is decoded from its beginning.
 
     Returns:
         An iterator of float32 (3, H, W) RGB in 0..1, all of one size, at least one.
@@ -81,13 +85,28 @@ def read_frames(path: Path, limit: int | None = None, size: Size | None = None) 
         raise ValueError(f"limit {limit}: ask for at least 1 frame")
     if not path.exists():
         raise MediaError(f"{path}: no such file or folder")
-    if _is_pictures(path):
-        frames = _decode_pictures(_list_pictures(path), _pillow("Image"), _pillow("ImageOps"))
+    if is_pictures(path):
+        frames = _decode_pictures(_list_pictures(path)[start:], _pillow("Image"), _pillow("ImageOps"))
     elif path.suffix.lower() == ".y4m":
-        frames = y4m.read_y4m(path)
+        frames = islice(y4m.read_y4m(path), start, None)
     else:
-        frames = _decode_video(path, _av())
+        frames = islice(_decode_video(path, _av()), start, None)
     return _checked(path, islice(frames, limit), size)
+
+
+def is_pictures(path: Path) -> bool:
+    """Whether `path` is a picture by its suffix, or a folder."""
+    return path.is_dir() or path.suffix.lower() in PICTURES
+
+
+def is_video(path: Path) -> bool:
+    """Whether `path` is a video by its suffix; names that begin with a dot are none."""
+    return path.suffix.lower() in READABLE_VIDEOS and not path.name.startswith(".")
+
+
+def natural_order(name: str) -> list[str | int]:
+    """A key that sorts 2 before 10: text and numbers in turn."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def write_frames(path: Path, frames: Iterable[Tensor], fps: Fraction | float = 25) -> None:
@@ -286,22 +305,13 @@ def _checked(path: Path, frames: Iterator[Tensor], size: Size | None) -> Iterato
         raise MediaError(f"{path}: holds no frames")
 
 
-def _is_pictures(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() in PICTURES
-
-
 def _list_pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = [p for p in path.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
     if not found:
         raise MediaError(f"{path}: the folder holds no pictures ({', '.join(PICTURES)})")
-    return sorted(found, key=lambda p: _natural(p.name))
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sorts 2 before 10: text and numbers in turn."""
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
+    return sorted(found, key=lambda p: natural_order(p.name))
 
 
 def _decode_pictures(paths: list[Path], image: Any, image_ops: Any) -> Iterator[Tensor]:

@@ -92,6 +92,17 @@ def test_limit_and_size(tmp_path):
         read_frames(tmp_path / "a.mp4", limit=0)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.y4m", "a"])
+def test_start(tmp_path, name):
+    write_frames(tmp_path / name, torch.rand(5, 3, 12, 16))
+    whole = list(read_frames(tmp_path / name))
+    assert torch.equal(
+        torch.stack(list(read_frames(tmp_path / name, limit=2, start=2))), torch.stack(whole[2:4])
+    )
+    with pytest.raises(MediaError, match="holds no frames"):
+        list(read_frames(tmp_path / name, start=5))
+
+
 def test_turned_videos_come_upright(tmp_path):
     path, clip = tmp_path / "turned.mp4", smooth_clip(2)
     write_frames(path, clip)
