@@ -1,0 +1,1 @@
+"""Matting data sets in folders: their layouts, and clips made of them."""
