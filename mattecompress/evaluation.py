@@ -1,7 +1,7 @@
 """How well a program mattes: the papers' video metrics over clips."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class Evaluation:
 
 
 def evaluate(
-    program: Program, run: Runner, clips: Sequence[SourceClip], reference: Program | None = None
+    program: Program, run: Runner, clips: Iterable[SourceClip], reference: Program | None = None
 ) -> Evaluation:
     """Metrics of `run`'s alpha and foreground, states carried through each clip.
 
@@ -46,14 +46,14 @@ def evaluate(
         NoTruthError: a clip has no alpha and there is no reference.
         ResolutionError, PreconditionError: a program cannot take the clip's size.
     """
-    results = []
+    results, frames = [], []
     for clip in clips:
         true_alpha, true_foreground = _truth(clip, reference)
         alpha, foreground = predict(program, run, clip)
         known = foreground is not None and true_foreground is not None
         colours = (foreground, true_foreground) if known else (None, None)
         results.append(evaluate_clip(alpha, true_alpha, *colours))
-    frames = [len(clip.frames) for clip in clips]
+        frames.append(len(clip.frames))
     metrics = {
         name: sum(result[name] * count for result, count in zip(results, frames, strict=True)) / sum(frames)
         for name in METRICS

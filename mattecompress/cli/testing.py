@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mattecompress.cli.options import ArgumentError, Frames, Json, ProgramPath, Size, Threads, print_json
+from mattecompress.cli.options import ArgumentError, Json, ProgramPath, Size, Threads, print_json
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
@@ -53,11 +53,17 @@ def time_on_device(
 
 def evaluate(
     program: ProgramPath,
-    data: Annotated[str, typer.Option(help="A video, a folder, or procedural[:SEED].")] = "procedural",
+    data: Annotated[
+        str, typer.Option(help="A data set, a video, a folder, or procedural[:SEED].")
+    ] = "procedural",
     reference: ReferencePath = None,
     backend: Annotated[str, typer.Option(help="reference, onnx or tvm.")] = "reference",
-    clips: Annotated[int, typer.Option(help="Clips to take.", min=1)] = 1,
-    frames: Frames = 24,
+    clips: Annotated[
+        int | None, typer.Option(help="Clips to take; default: all of a data set, else 1.", min=1)
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of each; default: all of a data set, else 24.", min=1)
+    ] = None,
     size: Size = None,
     json: Json = False,
 ) -> None:
@@ -66,8 +72,11 @@ def evaluate(
     mattecompress eval w8a8.mcg --reference rvm.mcg --data clip.mp4 --json
 
     mattecompress eval rvm.mcg --size 144x256 --data procedural:7
+
+    mattecompress eval rvm.mcg --data videomatte_512x288/videomatte_static
     """
     from mattecompress import evaluation
+    from mattecompress.data.datasets.layouts import find_dataset
     from mattecompress.data.sources import frame_size, load_clips
     from mattecompress.preparation import compile_program, fix_size
 
@@ -76,9 +85,9 @@ def evaluate(
     known = frame_size(measured) or (truth and frame_size(truth))
     measured = fix_size(measured, known) if known else fit_to(measured, data)
     artifact = compile_program(measured, backend)
-    result = evaluation.evaluate(
-        measured, artifact.over_clips(), load_clips(data, frame_size(measured), clips, frames), truth
-    )
+    longest = None if find_dataset(data) else 24
+    loaded = load_clips(data, frame_size(measured), clips, frames or longest)
+    result = evaluation.evaluate(measured, artifact.over_clips(), loaded, truth)
     if json:
         print_json(result.as_json())
     else:

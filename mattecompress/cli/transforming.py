@@ -173,7 +173,9 @@ def opt(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write; default: nowhere.")
     ] = None,
-    calibration: Annotated[str | None, typer.Option(help="A video, a folder, or procedural[:SEED].")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="A data set, a video, a folder, or procedural[:SEED].")
+    ] = None,
     clips: Annotated[int, typer.Option(help="Calibration clips to take.", min=1)] = 4,
     frames: Frames = 8,
     seed: Seed = 0,
@@ -229,13 +231,23 @@ def _calibration_clips(
 
     fixed = [step for step in pipeline.passes if isinstance(step, SetResolution)]
     size = (fixed[0].height, fixed[0].width) if fixed else frame_size(program)
-    return load_clips(source, size, clips, frames)
+    return list(load_clips(source, size, clips, frames))
 
 
 def _calibration_options(source: str, clips: int, frames: int) -> list[str]:
     """The options again, for another working folder."""
-    place = str(Path(source).resolve()) if Path(source).exists() else source
-    return ["--calibration", place, "--clips", str(clips), "--frames", str(frames)]
+    from mattecompress.data.datasets.layouts import split_source
+
+    layout, path = split_source(source)
+    place = str(path.resolve()) if path.exists() else str(path)
+    return [
+        "--calibration",
+        f"{layout.name}:{place}" if layout else place,
+        "--clips",
+        str(clips),
+        "--frames",
+        str(frames),
+    ]
 
 
 def _until(pipeline: "Pipeline", stop_after: str | None) -> "Pipeline":

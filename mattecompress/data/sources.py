@@ -1,4 +1,4 @@
-"""Clips by name: a video, a folder of videos or pictures, or clips made from a seed."""
+"""Clips by name: a data set, a video, a folder of videos or pictures, or clips made from a seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.data.clips import MIN_SIDE, procedural_clip
+from mattecompress.data.datasets.footage import DatasetError, Footage
+from mattecompress.data.datasets.layouts import Dataset, find_dataset
 from mattecompress.data.frames import MediaError
-from mattecompress.data.video import VIDEOS, read_frames
+from mattecompress.data.video import is_video, read_frames
 from mattecompress.errors import UserError
 from mattecompress.program import Program
 
 DEFAULT_SIZE = (144, 256)
-VIDEO_SUFFIXES = {*VIDEOS, ".avi", ".webm", ".y4m"}
 
 
 class FrameInputError(UserError):
@@ -32,25 +33,33 @@ class SourceClip:
     foreground: Tensor | None = None
 
 
-def load_clips(source: str, size: tuple[int, int] | None, clips: int, frames: int | None) -> list[SourceClip]:
-    """Up to `clips` clips of up to `frames` frames each.
+def load_clips(
+    source: str, size: tuple[int, int] | None, clips: int | None, frames: int | None
+) -> Iterator[SourceClip]:
+    """Up to `clips` clips of up to `frames` frames each, read one after the other as they are asked for.
 
-    source: a video file (consecutive pieces of it are the clips), a folder of videos (one clip each), a picture
-        or a folder of pictures (one clip), or `procedural` / `procedural:SEED`.
+    source: a data set of composed clips, as its folder or `LAYOUT:FOLDER`; a video file (consecutive pieces of it
+        are the clips), a folder of videos (one clip each), a picture or a folder of pictures (one clip); or
+        `procedural` / `procedural:SEED`.
     size: (height, width) that frames are resized to; None keeps them as they are (144x256 for procedural clips).
+    clips: None takes all of a data set, one of anything else.
+    frames: None takes all there are, 24 of procedural clips.
 
     Raises:
+        DatasetError: a data set lacks a part, or holds foregrounds only.
         MediaError: nothing is there, it cannot be decoded, or `size` is too small for a procedural clip.
     """
     seed = procedural_seed(source)
     if seed is not None:
-        return [_make_clip(seed, index, frames or 24, size or DEFAULT_SIZE) for index in range(clips)]
+        return (_make_clip(seed, index, frames or 24, size or DEFAULT_SIZE) for index in range(clips or 1))
+    if dataset := find_dataset(source):
+        return (_load_footage(footage, size, frames) for footage in _composed(dataset)[:clips])
     path = Path(source)
     if videos := _videos_in(path):
-        return [_read_clip(video, size, frames) for video in videos[:clips]]
-    if _is_video(path) and clips > 1 and frames:
-        return list(_cut(path, size, clips, frames))
-    return [_read_clip(path, size, frames)]
+        return (_read_clip(video, size, frames) for video in videos[: clips or 1])
+    if is_video(path) and clips and clips > 1 and frames:
+        return _cut(path, size, clips, frames)
+    return (_read_clip(only, size, frames) for only in [path])
 
 
 def procedural_seed(source: str) -> int | None:
@@ -71,10 +80,13 @@ def source_size(source: str) -> tuple[int, int]:
     """(height, width) of the first frame of what `load_clips` would read; 144x256 for procedural clips.
 
     Raises:
-        MediaError: nothing is there, or it cannot be decoded.
+        DatasetError, MediaError: as `load_clips`.
     """
     if procedural_seed(source) is not None:
         return DEFAULT_SIZE
+    if dataset := find_dataset(source):
+        height, width = next(_composed(dataset)[0].stream("frames", count=1)).shape[1:]
+        return height, width
     path = Path(source)
     height, width = next(read_frames(next(iter(_videos_in(path)), path), limit=1)).shape[1:]
     return height, width
@@ -107,12 +119,23 @@ def frame_size(program: Program) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
-
-
 def _videos_in(path: Path) -> list[Path]:
-    return sorted(filter(_is_video, path.iterdir())) if path.is_dir() else []
+    return sorted(filter(is_video, path.iterdir())) if path.is_dir() else []
+
+
+def _composed(dataset: Dataset) -> tuple[Footage, ...]:
+    if "frames" not in dataset.layout.folders:
+        raise DatasetError(
+            f"{dataset.folder}: {dataset.layout.name} holds foregrounds without backgrounds: make clips of them with "
+            f"`mattecompress compose {dataset.folder} --backgrounds FOLDER -o clips`"
+        )
+    return dataset.clips
+
+
+def _load_footage(footage: Footage, size: tuple[int, int] | None, frames: int | None) -> SourceClip:
+    count = min(frames or footage.length, footage.length)
+    whole = {role: footage.read(role, count=count, size=size) for role in footage.streams}
+    return SourceClip(footage.name, whole["frames"], whole["alpha"], whole.get("foreground"))
 
 
 def _make_clip(seed: int, index: int, frames: int, size: tuple[int, int]) -> SourceClip:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mattecompress.data.clips import procedural_clip
+from mattecompress.data.datasets.footage import DatasetError
 from mattecompress.data.frames import MediaError, to_bytes
 from mattecompress.data.sources import (
     DEFAULT_SIZE,
@@ -14,8 +15,9 @@ from mattecompress.data.sources import (
     procedural_seed,
     source_size,
 )
-from mattecompress.data.video import write_frames
+from mattecompress.data.video import read_frames, write_frames
 from mattecompress.program import Program
+from tests.data.datasets.folders import composed, videomatte
 
 
 def test_procedural_clips() -> None:
@@ -41,14 +43,14 @@ def test_seeds() -> None:
 
 def test_too_small_for_procedural_clips() -> None:
     with pytest.raises(MediaError, match="at least 16, not 12x16"):
-        load_clips("procedural", (12, 16), 1, 1)
+        list(load_clips("procedural", (12, 16), 1, 1))
 
 
 def test_a_video_is_cut_into_clips(tmp_path: Path) -> None:
     frames = torch.rand(5, 3, 8, 12)
     write_frames(tmp_path / "v.y4m", frames)
     source = str(tmp_path / "v.y4m")
-    pieces = load_clips(source, None, clips=4, frames=2)
+    pieces = list(load_clips(source, None, clips=4, frames=2))
     assert [(piece.name, len(piece.frames)) for piece in pieces] == [("v-0", 2), ("v-1", 2), ("v-2", 1)]
     (whole,) = load_clips(source, None, clips=1, frames=None)
     assert torch.equal(torch.cat([piece.frames for piece in pieces]), whole.frames)
@@ -60,7 +62,7 @@ def test_a_folder_of_videos(tmp_path: Path) -> None:
     for name in ("b.Y4M", "a.y4m", "c.y4m"):
         write_frames(tmp_path / name, torch.rand(2, 3, 8, 12))
     (tmp_path / "._a.y4m").write_bytes(b"left by an archive")
-    clips = load_clips(str(tmp_path), (4, 6), clips=2, frames=1)
+    clips = list(load_clips(str(tmp_path), (4, 6), clips=2, frames=1))
     assert [clip.name for clip in clips] == ["a", "b"]
     assert clips[0].frames.shape == (1, 3, 4, 6)
     assert source_size(str(tmp_path)) == (8, 12)
@@ -80,7 +82,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     for name in ("none.mp4", "empty", "bad.mp4"):
         for clips in (1, 3):
             with pytest.raises(MediaError, match=name):
-                load_clips(str(tmp_path / name), None, clips, 2)
+                list(load_clips(str(tmp_path / name), None, clips, 2))
         with pytest.raises(MediaError, match=name):
             source_size(str(tmp_path / name))
 
@@ -96,3 +98,33 @@ def test_programs_that_take_no_single_frame(tiny: Program) -> None:
     stateless.states = ()
     with pytest.raises(FrameInputError, match=r"it takes src, r1i: name recurrent states with --state"):
         frame_size(stateless)
+
+
+def test_a_data_set_of_composed_clips(tmp_path: Path) -> None:
+    source = str(composed(tmp_path / "set", clips=3, frames=4))
+    clips = list(load_clips(source, None, clips=None, frames=None))
+    assert [(clip.name, len(clip.frames)) for clip in clips] == [("0000", 4), ("0001", 4), ("0002", 4)]
+    assert clips[0].alpha is not None and clips[0].foreground is not None
+    (alpha,) = read_frames(tmp_path / "set" / "0000" / "pha" / "00000.png")
+    assert torch.equal(clips[0].alpha[0], alpha[:1])
+    (first,) = load_clips(f"rvm:{source}", (6, 8), clips=1, frames=2)
+    assert first.foreground is not None
+    assert first.frames.shape == first.foreground.shape == (2, 3, 6, 8)
+    assert source_size(source) == (12, 16)
+
+
+def test_clips_of_a_data_set_are_read_one_by_one(tmp_path: Path) -> None:
+    composed(tmp_path)
+    (tmp_path / "0001" / "com" / "00000.png").write_bytes(b"no picture")
+    clips = load_clips(str(tmp_path), None, clips=None, frames=None)
+    assert next(clips).name == "0000"
+    with pytest.raises(MediaError, match="0001/com/00000.png"):
+        next(clips)
+
+
+def test_foregrounds_have_to_be_composed_first(tmp_path: Path) -> None:
+    for read in (source_size, lambda source: load_clips(source, None, 1, 1)):
+        with pytest.raises(
+            DatasetError, match="foregrounds without backgrounds: .* `mattecompress compose .*set "
+        ):
+            read(str(videomatte(tmp_path / "set")))
