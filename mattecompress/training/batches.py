@@ -1,5 +1,6 @@
-"""Batches of procedural clips; what a step sees depends on (seed, step, rank) alone."""
+"""Batches of clips; what a step sees depends on the collection and on (seed, step, rank) alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,9 @@ from mattecompress.data.clips import Clip, procedural_clip
 CLIPS_PER_STEP = 1 << 20
 CLIPS_PER_PURPOSE = 1 << 16
 PURPOSES = ("matting", "high", "segmentation", "recalibration")
+
+Collection = Callable[[int, int, int, int, int], Clip]
+"""From seed, index, frames, height and width to a clip, the same whenever it is called."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClipSource:
-    """The endless collection of clips `seed`, dealt out so that no step, purpose or rank sees another's clips."""
+    """An endless collection of clips, dealt out so that no step, purpose or rank sees another's clips."""
 
     seed: int
     rank: int = 0
     device: str = "cpu"
+    collection: Collection = procedural_clip
 
     def batch(self, purpose: str, step: int, count: int, frames: int, height: int, width: int) -> Batch:
         """`count` clips for one use of one step; `purpose` is one of PURPOSES."""
         first = step * CLIPS_PER_STEP + PURPOSES.index(purpose) * CLIPS_PER_PURPOSE + self.rank * count
-        clips = [procedural_clip(self.seed, first + i, frames, height, width) for i in range(count)]
+        clips = [self.collection(self.seed, first + i, frames, height, width) for i in range(count)]
         return stack(clips, self.device)
 
 

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from mattecompress.data.clips import procedural_clip
+from mattecompress.data.datasets.mixing import MixedClips
 from mattecompress.files import atomic_path
 from mattecompress.losses import matting_loss, segmentation_loss
 from mattecompress.models import build_model
@@ -47,6 +49,7 @@ def train(
     *,
     name: str = "",
     network: Network | None = None,
+    data: MixedClips | None = None,
     checkpoint: Path | None = None,
     device: str | None = None,
     save_every: int = 100,
@@ -66,6 +69,7 @@ def train(
         name: of the recipe, for the record.
         network: what to train instead of the recipe's model, such as `ProgramNetwork(program)`; it is trained in
             place and ends with the saved weights.
+        data: clips to train on instead of procedural ones.
         checkpoint: weights for the recipe's model to begin with; random ones otherwise.
         device: such as `cpu` or `cuda:0`; by default a GPU if there is one.
         save_every: steps between checkpoints.
@@ -77,12 +81,15 @@ def train(
         TrainingError: `out` holds another run, the loss is no longer finite, or the seed is that of the held-out
             clips.
         CheckpointError: `checkpoint` does not fit.
+        DatasetError, MediaError: `data` cannot be read.
     """
     if seed == HELD_OUT_SEED:
         raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
     with join(device) as world:
-        run = Run(recipe, seed, world, network or build_network(recipe, seed, checkpoint))
+        run = Run(recipe, seed, world, network or build_network(recipe, seed, checkpoint), data)
         identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
+        if data:
+            identity["data"] = data.identity
         run.state.restore(out, identity)
         last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
         with _progress(quiet or not world.leads) as progress:
@@ -101,11 +108,14 @@ def train(
 class Run:
     """A training run in memory."""
 
-    def __init__(self, recipe: Recipe, seed: int, world: World, network: Network) -> None:
+    def __init__(
+        self, recipe: Recipe, seed: int, world: World, network: Network, data: MixedClips | None = None
+    ) -> None:
         self.recipe = recipe
         self.seed = seed
         self.world = world
-        self.source = ClipSource(seed, world.rank, world.device)
+        self.data = data.identity if data else DATA
+        self.source = ClipSource(seed, world.rank, world.device, data or procedural_clip)
         self.network = network
         module = network.module.to(world.device)
         world.share(module)
@@ -166,7 +176,7 @@ class Run:
             "seed": self.seed,
             "processes": self.world.size,
             "steps": self.recipe.steps,
-            "data": DATA,
+            "data": self.data,
             "torch": torch.__version__,
             "seconds": round(self.state.seconds),
             "held_out": scores,

@@ -2,6 +2,7 @@
 
 import torch
 
+from mattecompress.data.clips import procedural_clip
 from mattecompress.training.batches import PURPOSES, ClipSource
 
 
@@ -18,3 +19,11 @@ def test_steps_purposes_and_ranks_see_their_own_clips() -> None:
     batches.append(ClipSource(7, rank=1).batch("matting", 0, 2, 1, 32, 32))
     frames = torch.cat([batch.frames for batch in batches])
     assert len({frame.numpy().tobytes() for frame in frames}) == len(frames)
+
+
+def test_another_collection_is_dealt_out_alike() -> None:
+    seen = []
+    source = ClipSource(7, 1, collection=lambda *where: seen.append(where) or procedural_clip(*where))
+    batch = source.batch("matting", 5, 2, 2, 32, 48)
+    assert [where[0] for where in seen] == [7, 7]
+    assert torch.equal(batch.frames, ClipSource(7, 1).batch("matting", 5, 2, 2, 32, 48).frames)

@@ -14,11 +14,15 @@ import pytest
 import safetensors.torch
 import torch
 
+from mattecompress.data.datasets.footage import open_backgrounds
+from mattecompress.data.datasets.layouts import open_dataset
+from mattecompress.data.datasets.mixing import MixedClips
 from mattecompress.models import build_model, shipped_checkpoint
 from mattecompress.training.evaluation import HELD_OUT_SEED, HeldOut
 from mattecompress.training.loop import origin, train
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
 from mattecompress.training.state import TrainingError
+from tests.data.datasets.folders import backgrounds, videomatte
 
 HIGH = HighPass(1, 128, 128, 0.5)
 TINY = Recipe(
@@ -129,6 +133,23 @@ def test_refuses_another_run_in_the_folder(tmp_path: Path) -> None:
         train(TINY, tmp_path, seed=4, quiet=True)
     with pytest.raises(TrainingError, match="another recipe"):
         train(replace(TINY, warmup=5), tmp_path, seed=3, quiet=True)
+
+
+def test_a_run_on_folders_goes_on_exactly(tmp_path: Path) -> None:
+    def mixed(name: str) -> MixedClips:
+        front, behind = videomatte(tmp_path / name / "front"), backgrounds(tmp_path / name / "behind", 1, 1)
+        return MixedClips(open_dataset(str(front)), open_backgrounds(behind))
+
+    recipe = replace(TINY, average=0.0, stages=(replace(TINY.stages[0], steps=2, batch=1),))
+    options = {"seed": 3, "held_out": FEW, "quiet": True}
+    whole = train(recipe, tmp_path / "whole", data=mixed("here"), **options)
+    assert train(recipe, tmp_path / "out", data=mixed("here"), stop_after=1, **options) is None
+    with pytest.raises(TrainingError, match="another data;"):
+        train(recipe, tmp_path / "out", **options)
+    resumed = train(recipe, tmp_path / "out", data=mixed("there"), **options)
+    assert resumed.losses == whole.losses
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
+    assert json.loads(whole.record.read_text())["data"] == mixed("here").identity
 
 
 def test_names_a_damaged_checkpoint(tmp_path: Path) -> None:
