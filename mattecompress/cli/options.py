@@ -17,7 +17,7 @@ from mattecompress.files import UnwritableError
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.")]
 Frames = Annotated[int | None, typer.Option(help="Use only this many frames.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-Seed = Annotated[int, typer.Option(help="Every random draw comes from it.")]
+Seed = Annotated[int, typer.Option(help="Every random draw comes from it.", min=0)]
 Size = Annotated[str | None, typer.Option(help="Frame size, HEIGHTxWIDTH.", metavar="HxW")]
 Threads = Annotated[int, typer.Option(help="Threads to compute with.", min=1)]
 ProgramPath = Annotated[Path, typer.Argument(help="A program, .mcg.", metavar="PROGRAM")]

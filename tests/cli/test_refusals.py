@@ -18,6 +18,7 @@ from mattecompress.files import UnwritableError
 from mattecompress.models import build_model
 from mattecompress.preparation import fix_size
 from mattecompress.program import Program
+from tests.data.datasets.folders import backgrounds, composed, picture, videomatte
 
 Refused = Callable[..., str]
 Cli = Callable[..., Any]
@@ -305,6 +306,51 @@ def test_training(refused: Refused, tmp_path: Path) -> None:
     assert "--device 'gpu': expected cpu" in refused("train", "-o", "out", "--device", "gpu")
     number = torch.cuda.device_count()
     assert f"cuda:{number}" in refused("train", "-o", "out", "--device", f"cuda:{number}")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["front", "--backgrounds", "behind"], "Missing option '-o' / '--output'"),
+        (
+            ["none", "--backgrounds", "behind", "-o", "out"],
+            "none: no such folder; expected one of rvm: CLIP/com",
+        ),
+        (["behind", "--backgrounds", "behind", "-o", "out"], "behind: holds no data set"),
+        (["aim:front", "--backgrounds", "behind", "-o", "out"], "front: holds no fg/CLIP and alpha/CLIP"),
+        (["half", "--backgrounds", "behind", "-o", "out"], "half: holds FG but no GT beside it"),
+        (["front", "--backgrounds", "none", "-o", "out"], "none: no such folder; name one"),
+        (["front", "--backgrounds", "empty", "-o", "out"], "empty: holds no pictures"),
+        (["front", "--backgrounds", "behind", "-o", "out"], "front/fgr/0000 has 6 frames, 100 are wanted"),
+        (["front", "--backgrounds", "behind", "-o", "front", "--frames", "1"], "front: holds something else"),
+        (["front", "--backgrounds", "behind", "-o", "plain/out"], "cannot write plain/out"),
+        (["front", "--backgrounds", "behind", "-o", "out", "--format", "gif"], "expected png or jpg"),
+        (["front", "--backgrounds", "behind", "-o", "out", "--size", "12"], "expected HEIGHTxWIDTH"),
+        (["front", "--backgrounds", "behind", "-o", "out", "--seed", "-1"], "--seed"),
+        (["set", "--backgrounds", "behind", "-o", "out", "--frames", "1"], "set: rvm holds composed clips"),
+        (["bad", "--backgrounds", "behind", "-o", "out", "--frames", "2"], "00000.png: not a picture"),
+    ],
+)
+def test_compose(refused: Refused, tmp_path: Path, words: list[str], expected: str) -> None:
+    for name in ("front", "bad"):
+        videomatte(tmp_path / name)
+    (tmp_path / "bad/pha/0000/00000.png").write_bytes(b"no picture")
+    backgrounds(tmp_path / "behind")
+    composed(tmp_path / "set")
+    picture(tmp_path / "half" / "FG" / "man.png", 0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain").touch()
+    assert expected in refused("compose", *words)
+
+
+def test_data_sets_that_do_not_fit_the_verb(refused: Refused, tiny_file: str, tmp_path: Path) -> None:
+    videomatte(tmp_path / "front")
+    for words in (["eval", tiny_file, "--data"], ["opt", tiny_file, "-p", "quantize", "--calibration"]):
+        assert "make clips of them with `mattecompress compose front" in refused(*words, "front")
+    assert "--data and --backgrounds go together" in refused("train", "-o", "out", "--data", "front")
+    composed(tmp_path / "set")
+    message = refused("train", "-o", "out", "--data", "set", "--backgrounds", "front")
+    assert "set: rvm holds composed clips, no foregrounds" in message
 
 
 def test_the_program_before_a_pass_that_refuses_is_printed(cli: Cli, tiny_file: str) -> None:
