@@ -118,7 +118,8 @@ def compose(
 ) -> None:
     """Make test clips by the rules of RVM's evaluation sets: foregrounds over backgrounds, in folders com, pha, fgr.
 
-    The same command gives the same bytes; one that was broken off goes on where it stopped.
+    Frames are 288x512, of foregrounds that are pictures 512x512, unless --size says otherwise. The same command gives
+    the same bytes; one that was broken off goes on where it stopped.
 
     mattecompress compose VideoMatte240K/test --backgrounds videos/ -o videomatte_512x288/videomatte_motion
 

@@ -20,7 +20,8 @@ COMMAND = [sys.executable, "-m", "mattecompress"]
 
 def test_verbs() -> None:
     listed = (
-        "bench build capture demo doctor eval inspect models opt passes pipelines recipes run targets train"
+        "bench build capture compose demo doctor eval inspect models opt passes pipelines recipes run targets "
+        "train"
     )
     assert " ".join(VERBS) == listed
 
