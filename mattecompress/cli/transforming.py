@@ -236,18 +236,9 @@ def _calibration_clips(
 
 def _calibration_options(source: str, clips: int, frames: int) -> list[str]:
     """The options again, for another working folder."""
-    from mattecompress.data.datasets.layouts import split_source
+    from mattecompress.data.sources import absolute_source
 
-    layout, path = split_source(source)
-    place = str(path.resolve()) if path.exists() else str(path)
-    return [
-        "--calibration",
-        f"{layout.name}:{place}" if layout else place,
-        "--clips",
-        str(clips),
-        "--frames",
-        str(frames),
-    ]
+    return ["--calibration", absolute_source(source), "--clips", str(clips), "--frames", str(frames)]
 
 
 def _until(pipeline: "Pipeline", stop_after: str | None) -> "Pipeline":

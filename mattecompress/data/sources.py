@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from mattecompress.data.clips import MIN_SIDE, procedural_clip
 from mattecompress.data.datasets.footage import DatasetError, Footage
-from mattecompress.data.datasets.layouts import Dataset, find_dataset
+from mattecompress.data.datasets.layouts import Dataset, find_dataset, split_source
 from mattecompress.data.frames import MediaError
 from mattecompress.data.video import is_video, read_frames
 from mattecompress.errors import UserError
@@ -90,6 +90,14 @@ def source_size(source: str) -> tuple[int, int]:
     path = Path(source)
     height, width = next(read_frames(next(iter(_videos_in(path)), path), limit=1)).shape[1:]
     return height, width
+
+
+def absolute_source(source: str) -> str:
+    """The same source for another working folder."""
+    layout, path = split_source(source)
+    if not path.exists():
+        return source
+    return f"{layout.name}:{path.resolve()}" if layout else str(path.resolve())
 
 
 def frame_node(program: Program) -> fx.Node:

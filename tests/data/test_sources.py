@@ -9,6 +9,7 @@ from mattecompress.data.frames import MediaError, to_bytes
 from mattecompress.data.sources import (
     DEFAULT_SIZE,
     FrameInputError,
+    absolute_source,
     frame_node,
     frame_size,
     load_clips,
@@ -128,3 +129,12 @@ def test_foregrounds_have_to_be_composed_first(tmp_path: Path) -> None:
             DatasetError, match="foregrounds without backgrounds: .* `mattecompress compose .*set "
         ):
             read(str(videomatte(tmp_path / "set")))
+
+
+def test_sources_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    composed(tmp_path / "set")
+    for source in ("procedural:3", "none.mp4", "rvm:none"):
+        assert absolute_source(source) == source
+    assert absolute_source("set") == str(tmp_path / "set")
+    assert absolute_source("rvm:set") == f"rvm:{tmp_path / 'set'}"

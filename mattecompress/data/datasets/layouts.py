@@ -6,7 +6,8 @@
     aim               foregrounds of pictures:        fg/CLIP   alpha/CLIP
     composition-1k    composed pictures:              merged/CLIP  alpha_copy/CLIP
 
-CLIP is a video, a picture or a folder of pictures, in `rvm` a folder. The folders may lie up to three levels deep.
+CLIP is a video, a picture or a folder of pictures, in `rvm` a folder. The folders may lie up to three levels deep, but
+not below pictures or videos, unless the layout is named.
 """
 
 import os
@@ -83,7 +84,8 @@ def find_dataset(source: str) -> Dataset | None:
         DatasetError: as `open_dataset`; a layout is named and not found; there is half a data set.
     """
     named, folder = split_source(source)
-    rooms = dict(_rooms(folder, DEPTH)) if folder.is_dir() else {}
+    shallow = named is None and folder.is_dir() and any(map(is_media, folder.iterdir()))
+    rooms = dict(_rooms(folder, 0 if shallow else DEPTH)) if folder.is_dir() else {}
     for layout in [named] if named else LAYOUTS.values():
         if homes := [room for room, names in rooms.items() if layout.fits(names)]:
             _require_one_split(folder, homes)
@@ -92,7 +94,8 @@ def find_dataset(source: str) -> Dataset | None:
     if named:
         reason = f"holds no {named.form}" if folder.is_dir() else "no such folder"
         raise DatasetError(f"{folder}: {reason}, the layout of {named.name}")
-    _require_no_half(folder, rooms)
+    if not shallow:
+        _require_no_half(rooms)
     return None
 
 
@@ -104,8 +107,11 @@ def split_source(source: str) -> tuple[Layout | None, Path]:
 
 def _rooms(folder: Path, depth: int) -> Iterator[tuple[Path, set[str]]]:
     """Folders from `folder` down, each with the names of those in it; not into those that fit a layout."""
-    with os.scandir(folder) as entries:
-        names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    try:
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read ({error.strerror})") from error
     yield folder, names
     if depth and not any(layout.fits(names) for layout in LAYOUTS.values()):
         for name in sorted(names, key=natural_order):
@@ -147,9 +153,7 @@ def _require_one_split(folder: Path, homes: list[Path]) -> None:
         raise DatasetError(f"{folder}: holds {' and '.join(splits)}: name one, such as {folder / splits[0]}")
 
 
-def _require_no_half(folder: Path, rooms: Mapping[Path, set[str]]) -> None:
-    if not rooms or any(is_media(path) for path in folder.iterdir()):
-        return
+def _require_no_half(rooms: Mapping[Path, set[str]]) -> None:
     for layout in LAYOUTS.values():
         wanted = list(layout.folders.values())
         for room, names in rooms.items():

@@ -1,5 +1,6 @@
 """Data sets are found by their folders, or named; what is missing is said."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -100,6 +101,21 @@ def test_half_a_data_set(tmp_path: Path) -> None:
         find_dataset(str(tmp_path))
     picture(tmp_path / "still.png", 0)
     assert find_dataset(str(tmp_path)) is None
+
+
+def test_a_folder_of_videos_beside_a_data_set_stays_one(tmp_path: Path) -> None:
+    composed(tmp_path / "old")
+    assert find_dataset(str(tmp_path)) is not None
+    (tmp_path / "clip.mp4").touch()
+    assert find_dataset(str(tmp_path)) is None
+    assert find_dataset(f"rvm:{tmp_path}") is not None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user reads everything")
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(DatasetError, match="closed: cannot be read"):
+        find_dataset(str(tmp_path))
 
 
 def test_a_clip_that_lacks_a_part(tmp_path: Path) -> None:
