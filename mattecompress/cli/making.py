@@ -12,6 +12,7 @@ from mattecompress.cli.options import (
     Size,
     parse_size,
     progress_bar,
+    require_known,
     require_writable,
     say,
 )
@@ -132,8 +133,7 @@ def compose(
     from mattecompress.data.datasets.footage import open_backgrounds
     from mattecompress.data.datasets.layouts import open_dataset
 
-    if format not in SUFFIXES:
-        raise ArgumentError(f"--format '{format}': expected png or jpg")
+    require_known("--format", format, SUFFIXES)
     rules = Rules(clips, frames, parse_size(size), seed, SUFFIXES[format])
     require_writable(output, folder=True)
     front, behind = open_dataset(foregrounds), open_backgrounds(backgrounds)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import typer
 
 from mattecompress.errors import UserError
 from mattecompress.files import UnwritableError
+from mattecompress.options import nearest
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.")]
 Frames = Annotated[int | None, typer.Option(help="Use only this many frames.", min=1)]
@@ -36,6 +37,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if 0 in size:
         raise ArgumentError(f"--size '{text}': expected HEIGHTxWIDTH, such as 288x512")
     return size
+
+
+def require_known(option: str, value: str, known: Iterable[str]) -> None:
+    """Raise `ArgumentError`, with the nearest names, for a value of `option` that is not among those known."""
+    known = list(known)
+    if value not in known:
+        raise ArgumentError(f"{option} '{value}' is unknown{nearest(value, known)}")
 
 
 def require_writable(path: Path, folder: bool = False) -> None:

@@ -14,6 +14,7 @@ from mattecompress.cli.options import (
     Threads,
     parse_size,
     progress_bar,
+    require_known,
     require_writable,
     say,
 )
@@ -78,10 +79,8 @@ def build(
     mattecompress build w8a8.mcg --emit onnx -o dist/
     """
     from mattecompress.emission import EMITTERS, PORTABLE, emit_files
-    from mattecompress.options import nearest
 
-    if emit not in EMITTERS:
-        raise ArgumentError(f"--emit '{emit}' is unknown{nearest(emit, EMITTERS)}")
+    require_known("--emit", emit, EMITTERS)
     if emit in PORTABLE and (target != "host" or linker):
         raise ArgumentError(f"--emit {emit} makes a model for every machine: leave --target and --linker out")
     require_writable(output, folder=True)

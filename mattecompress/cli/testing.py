@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mattecompress.cli.options import ArgumentError, Json, ProgramPath, Size, Threads, print_json
+from mattecompress.cli.options import Json, ProgramPath, Size, Threads, print_json, require_known
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def evaluate(
     """
     from mattecompress import evaluation
     from mattecompress.data.datasets.layouts import find_dataset
-    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.data.sources import DEFAULT_FRAMES, frame_size, load_clips
     from mattecompress.preparation import compile_program, fix_size
 
     measured = load_at(program, size)
@@ -85,7 +85,7 @@ def evaluate(
     known = frame_size(measured) or (truth and frame_size(truth))
     measured = fix_size(measured, known) if known else fit_to(measured, data)
     artifact = compile_program(measured, backend)
-    longest = None if find_dataset(data) else 24
+    longest = None if find_dataset(data) else DEFAULT_FRAMES
     loaded = load_clips(data, frame_size(measured), clips, frames or longest)
     result = evaluation.evaluate(measured, artifact.over_clips(), loaded, truth)
     if json:
@@ -137,13 +137,11 @@ def bench(
 
     from mattecompress.benchmark import compare
     from mattecompress.data.sources import frame_size
-    from mattecompress.options import nearest
     from mattecompress.preparation import compile_program, fix_size, require_fixed_size
     from mattecompress.stream import Stream
 
     peers = {"onnxruntime": "onnx", "torch": "reference"}
-    if against not in peers:
-        raise ArgumentError(f"--against '{against}' is unknown{nearest(against, peers)}")
+    require_known("--against", against, peers)
     torch.set_num_threads(threads)
     ours = load_at(program, size)
     require_fixed_size(ours)

@@ -11,7 +11,6 @@ import typer
 
 from mattecompress.cli.options import (
     ArgumentError,
-    Frames,
     Json,
     Output,
     ProgramPath,
@@ -177,7 +176,7 @@ def opt(
         str | None, typer.Option(help="A data set, a video, a folder, or procedural[:SEED].")
     ] = None,
     clips: Annotated[int, typer.Option(help="Calibration clips to take.", min=1)] = 4,
-    frames: Frames = 8,
+    frames: Annotated[int, typer.Option(help="Frames of each.", min=1)] = 8,
     seed: Seed = 0,
     resume: Annotated[
         Path | None, typer.Option(help="Folder where long passes keep what they did, and go on from it.")
@@ -208,7 +207,7 @@ def opt(
     if output:
         require_writable(output)
     given = container.load(program)
-    counts, repeated = (clips, frames or 8), []
+    counts, repeated = (clips, frames), []
     with progress_bar() as report:
         context = Context(seed=seed, progress=report, folder=resume)
         if calibration:

@@ -11,12 +11,13 @@ from torch import Tensor, fx
 from mattecompress.data.clips import MIN_SIDE, procedural_clip
 from mattecompress.data.datasets.footage import DatasetError, Footage
 from mattecompress.data.datasets.layouts import Dataset, find_dataset, split_source
-from mattecompress.data.frames import MediaError
-from mattecompress.data.video import is_video, read_frames
+from mattecompress.data.frames import MediaError, Size
+from mattecompress.data.video import is_video, read_frames, read_size
 from mattecompress.errors import UserError
 from mattecompress.program import Program
 
 DEFAULT_SIZE = (144, 256)
+DEFAULT_FRAMES = 24
 
 
 class FrameInputError(UserError):
@@ -33,9 +34,7 @@ class SourceClip:
     foreground: Tensor | None = None
 
 
-def load_clips(
-    source: str, size: tuple[int, int] | None, clips: int | None, frames: int | None
-) -> Iterator[SourceClip]:
+def load_clips(source: str, size: Size | None, clips: int | None, frames: int | None) -> Iterator[SourceClip]:
     """Up to `clips` clips of up to `frames` frames each, read one after the other as they are asked for.
 
     source: a data set of composed clips, as its folder or `LAYOUT:FOLDER`; a video file (consecutive pieces of it
@@ -51,7 +50,10 @@ def load_clips(
     """
     seed = procedural_seed(source)
     if seed is not None:
-        return (_make_clip(seed, index, frames or 24, size or DEFAULT_SIZE) for index in range(clips or 1))
+        return (
+            _make_clip(seed, index, frames or DEFAULT_FRAMES, size or DEFAULT_SIZE)
+            for index in range(clips or 1)
+        )
     if dataset := find_dataset(source):
         return (_load_footage(footage, size, frames) for footage in _composed(dataset)[:clips])
     path = Path(source)
@@ -76,7 +78,7 @@ def procedural_seed(source: str) -> int | None:
     return int(seed or 0)
 
 
-def source_size(source: str) -> tuple[int, int]:
+def source_size(source: str) -> Size:
     """(height, width) of the first frame of what `load_clips` would read; 144x256 for procedural clips.
 
     Raises:
@@ -85,11 +87,9 @@ def source_size(source: str) -> tuple[int, int]:
     if procedural_seed(source) is not None:
         return DEFAULT_SIZE
     if dataset := find_dataset(source):
-        height, width = next(_composed(dataset)[0].stream("frames", count=1)).shape[1:]
-        return height, width
+        return read_size(_composed(dataset)[0].streams["frames"])
     path = Path(source)
-    height, width = next(read_frames(next(iter(_videos_in(path)), path), limit=1)).shape[1:]
-    return height, width
+    return read_size(next(iter(_videos_in(path)), path))
 
 
 def absolute_source(source: str) -> str:
@@ -117,7 +117,7 @@ def frame_node(program: Program) -> fx.Node:
     return inputs[0]
 
 
-def frame_size(program: Program) -> tuple[int, int] | None:
+def frame_size(program: Program) -> Size | None:
     """(height, width) of the program's frame; None while it is open.
 
     Raises:
@@ -140,13 +140,13 @@ def _composed(dataset: Dataset) -> tuple[Footage, ...]:
     return dataset.clips
 
 
-def _load_footage(footage: Footage, size: tuple[int, int] | None, frames: int | None) -> SourceClip:
+def _load_footage(footage: Footage, size: Size | None, frames: int | None) -> SourceClip:
     count = min(frames or footage.length, footage.length)
     whole = {role: footage.read(role, count=count, size=size) for role in footage.streams}
     return SourceClip(footage.name, whole["frames"], whole["alpha"], whole.get("foreground"))
 
 
-def _make_clip(seed: int, index: int, frames: int, size: tuple[int, int]) -> SourceClip:
+def _make_clip(seed: int, index: int, frames: int, size: Size) -> SourceClip:
     if min(size) < MIN_SIDE:
         raise MediaError(
             f"procedural clips have sides of at least {MIN_SIDE}, not {size[0]}x{size[1]}: "
@@ -156,11 +156,11 @@ def _make_clip(seed: int, index: int, frames: int, size: tuple[int, int]) -> Sou
     return SourceClip(f"procedural-{seed}-{index}", clip.frames, clip.alpha, clip.foreground)
 
 
-def _read_clip(path: Path, size: tuple[int, int] | None, frames: int | None) -> SourceClip:
+def _read_clip(path: Path, size: Size | None, frames: int | None) -> SourceClip:
     return SourceClip(path.stem, torch.stack(list(read_frames(path, limit=frames, size=size))))
 
 
-def _cut(path: Path, size: tuple[int, int] | None, clips: int, frames: int) -> Iterator[SourceClip]:
+def _cut(path: Path, size: Size | None, clips: int, frames: int) -> Iterator[SourceClip]:
     stream = read_frames(path, limit=clips * frames, size=size)
     for number in range(clips):
         piece = list(islice(stream, frames))

@@ -48,7 +48,7 @@ def read_info(path: Path) -> MediaInfo:
         MediaError: it is missing, empty or cannot be decoded.
         MissingExtraError: the extra `media` is needed.
     """
-    height, width = next(read_frames(path, limit=1)).shape[1:]
+    height, width = read_size(path)
     if is_pictures(path):
         return MediaInfo(height, width, len(_list_pictures(path)), None)
     if path.suffix.lower() == ".y4m":
@@ -58,6 +58,12 @@ def read_info(path: Path) -> MediaInfo:
         fps = stream.average_rate
         count = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
     return MediaInfo(height, width, count, None if fps is None else Fraction(fps))
+
+
+def read_size(path: Path) -> Size:
+    """(height, width) of the first frame; raises as `read_info`."""
+    height, width = next(read_frames(path, limit=1)).shape[1:]
+    return height, width
 
 
 def read_frames(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mattecompress.data.frames import MediaError, to_bytes
+from mattecompress.data.frames import MediaError, from_bytes, to_bytes
 
 SUBSAMPLING = {
     "mono": None,
@@ -168,4 +168,4 @@ def _to_rgb(data: bytes, header: Header) -> Tensor:
 
 def _scaled(picture: Tensor) -> Tensor:
     """0..255 to the float32 of the nearest byte."""
-    return picture.round().clamp(0, 255).to(torch.float32) / 255
+    return from_bytes(picture.round().clamp(0, 255))

@@ -324,7 +324,10 @@ def test_training(refused: Refused, tmp_path: Path) -> None:
         (["front", "--backgrounds", "behind", "-o", "out"], "front/fgr/0000 has 6 frames, 100 are wanted"),
         (["front", "--backgrounds", "behind", "-o", "front", "--frames", "1"], "front: holds something else"),
         (["front", "--backgrounds", "behind", "-o", "plain/out"], "cannot write plain/out"),
-        (["front", "--backgrounds", "behind", "-o", "out", "--format", "gif"], "expected png or jpg"),
+        (
+            ["front", "--backgrounds", "behind", "-o", "out", "--format", "gif"],
+            "--format 'gif' is unknown; known: jpg, png",
+        ),
         (["front", "--backgrounds", "behind", "-o", "out", "--size", "12"], "expected HEIGHTxWIDTH"),
         (["front", "--backgrounds", "behind", "-o", "out", "--seed", "-1"], "--seed"),
         (["set", "--backgrounds", "behind", "-o", "out", "--frames", "1"], "set: rvm holds composed clips"),

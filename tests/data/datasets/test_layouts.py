@@ -1,5 +1,6 @@
 """Data sets are found by their folders, or named; what is missing is said."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -111,9 +112,13 @@ def test_a_folder_of_videos_beside_a_data_set_stays_one(tmp_path: Path) -> None:
     assert find_dataset(f"rvm:{tmp_path}") is not None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user reads everything")
-def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir(mode=0)
+def test_folders_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "closed").mkdir()
+    genuine = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (refuse if path.name == "closed" else genuine)(path))
     with pytest.raises(DatasetError, match="closed: cannot be read"):
         find_dataset(str(tmp_path))
 
