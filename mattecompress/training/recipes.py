@@ -180,8 +180,8 @@ RECIPES = {
         half=True,
     ),
 }
-"""`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, on procedural clips
-and from random weights. `rvm-small` is our own, sized for one CPU core; `rvm-small-more` goes on from its weights and
+"""`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, from random
+weights and on procedural clips unless others are given. `rvm-small` is our own, sized for one CPU core; `rvm-small-more` goes on from its weights and
 made those that are shipped."""
 
 
