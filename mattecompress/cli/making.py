@@ -94,7 +94,7 @@ def _mixed_clips(data: str | None, backgrounds: Path | None) -> "MixedClips | No
         raise ArgumentError(
             "--data and --backgrounds go together: give both, or neither for procedural clips"
         )
-    return MixedClips(open_dataset(data), open_backgrounds(backgrounds))
+    return MixedClips(open_dataset(data).foregrounds, open_backgrounds(backgrounds))
 
 
 def _check_device(device: str | None) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.data.clips import MIN_SIDE, procedural_clip
-from mattecompress.data.datasets.footage import DatasetError, Footage
-from mattecompress.data.datasets.layouts import Dataset, find_dataset, split_source
+from mattecompress.data.datasets.footage import Footage
+from mattecompress.data.datasets.layouts import find_dataset, split_source
 from mattecompress.data.frames import MediaError, Size
 from mattecompress.data.video import is_video, read_frames, read_size
 from mattecompress.errors import UserError
@@ -55,7 +55,7 @@ def load_clips(source: str, size: Size | None, clips: int | None, frames: int | 
             for index in range(clips or 1)
         )
     if dataset := find_dataset(source):
-        return (_load_footage(footage, size, frames) for footage in _composed(dataset)[:clips])
+        return (_load_footage(footage, size, frames) for footage in dataset.composed[:clips])
     path = Path(source)
     if videos := _videos_in(path):
         return (_read_clip(video, size, frames) for video in videos[: clips or 1])
@@ -87,7 +87,7 @@ def source_size(source: str) -> Size:
     if procedural_seed(source) is not None:
         return DEFAULT_SIZE
     if dataset := find_dataset(source):
-        return read_size(_composed(dataset)[0].streams["frames"])
+        return read_size(dataset.composed[0].streams["frames"])
     path = Path(source)
     return read_size(next(iter(_videos_in(path)), path))
 
@@ -129,15 +129,6 @@ def frame_size(program: Program) -> Size | None:
 
 def _videos_in(path: Path) -> list[Path]:
     return sorted(filter(is_video, path.iterdir())) if path.is_dir() else []
-
-
-def _composed(dataset: Dataset) -> tuple[Footage, ...]:
-    if "frames" not in dataset.layout.folders:
-        raise DatasetError(
-            f"{dataset.folder}: {dataset.layout.name} holds foregrounds without backgrounds: make clips of them with "
-            f"`mattecompress compose {dataset.folder} --backgrounds FOLDER -o clips`"
-        )
-    return dataset.clips
 
 
 def _load_footage(footage: Footage, size: Size | None, frames: int | None) -> SourceClip:

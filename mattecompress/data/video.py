@@ -49,7 +49,7 @@ def read_info(path: Path) -> MediaInfo:
         MissingExtraError: the extra `media` is needed.
     """
     height, width = read_size(path)
-    if is_pictures(path):
+    if _is_pictures(path):
         return MediaInfo(height, width, len(_list_pictures(path)), None)
     if path.suffix.lower() == ".y4m":
         return MediaInfo(height, width, y4m.count_frames(path), y4m.read_header(path).fps)
@@ -91,18 +91,13 @@ def read_frames(
         raise ValueError(f"limit {limit}: ask for at least 1 frame")
     if not path.exists():
         raise MediaError(f"{path}: no such file or folder")
-    if is_pictures(path):
+    if _is_pictures(path):
         frames = _decode_pictures(_list_pictures(path)[start:], _pillow("Image"), _pillow("ImageOps"))
     elif path.suffix.lower() == ".y4m":
         frames = islice(y4m.read_y4m(path), start, None)
     else:
         frames = islice(_decode_video(path, _av()), start, None)
     return _checked(path, islice(frames, limit), size)
-
-
-def is_pictures(path: Path) -> bool:
-    """Whether `path` is a picture by its suffix, or a folder."""
-    return path.is_dir() or path.suffix.lower() in PICTURES
 
 
 def is_video(path: Path) -> bool:
@@ -309,6 +304,10 @@ def _checked(path: Path, frames: Iterator[Tensor], size: Size | None) -> Iterato
         yield picture
     if shape is None:
         raise MediaError(f"{path}: holds no frames")
+
+
+def _is_pictures(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in PICTURES
 
 
 def _list_pictures(path: Path) -> list[Path]:

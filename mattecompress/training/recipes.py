@@ -180,9 +180,9 @@ RECIPES = {
         half=True,
     ),
 }
-"""`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, from random
-weights and on procedural clips unless others are given. `rvm-small` is our own, sized for one CPU core; `rvm-small-more` goes on from its weights and
-made those that are shipped."""
+"""`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, from random weights and
+on procedural clips unless others are given. `rvm-small` is our own, sized for one CPU core; `rvm-small-more` goes on
+from its weights and made those that are shipped."""
 
 
 def find_recipe(name: str) -> Recipe:

@@ -43,7 +43,8 @@ def test_train_on_folders(done: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     videomatte(tmp_path / "set" / "train")
     backgrounds(tmp_path / "behind")
     done("train", "--recipe", "tiny", "-o", "out", "--data", "set/train", "--backgrounds", "behind")
-    assert json.loads((tmp_path / "out" / "record.json").read_text())["data"]["layout"] == "videomatte240k"
+    data = json.loads((tmp_path / "out" / "record.json").read_text())["data"]
+    assert {kind: clips["clips"] for kind, clips in data.items()} == {"foregrounds": 2, "backgrounds": 2}
 
 
 def test_compose_and_measure_all_of_it(done: Cli, tmp_path: Path, tiny_open: Program) -> None:

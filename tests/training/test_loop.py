@@ -138,7 +138,7 @@ def test_refuses_another_run_in_the_folder(tmp_path: Path) -> None:
 def test_a_run_on_folders_goes_on_exactly(tmp_path: Path) -> None:
     def mixed(name: str) -> MixedClips:
         front, behind = videomatte(tmp_path / name / "front"), backgrounds(tmp_path / name / "behind", 1, 1)
-        return MixedClips(open_dataset(str(front)), open_backgrounds(behind))
+        return MixedClips(open_dataset(str(front)).foregrounds, open_backgrounds(behind))
 
     recipe = replace(TINY, average=0.0, stages=(replace(TINY.stages[0], steps=2, batch=1),))
     options = {"seed": 3, "held_out": FEW, "quiet": True}

@@ -68,7 +68,7 @@ class Scene:
 
 
 def compose(
-    foregrounds: Dataset,
+    dataset: Dataset,
     backgrounds: tuple[Footage, ...],
     out: Path,
     rules: Rules,
@@ -79,16 +79,12 @@ def compose(
     The same arguments give the same bytes, however often the work was broken off.
 
     Raises:
-        DatasetError: there are no foregrounds, footage is too short, or `out` or `out`.partial is something else.
+        DatasetError: the data set has no foregrounds, footage is too short, or `out` or `out`.partial is something else.
         MediaError: footage cannot be read. UnwritableError: `out` cannot be written.
     """
-    if "foreground" not in foregrounds.layout.folders:
-        raise DatasetError(
-            f"{foregrounds.folder}: {foregrounds.layout.name} holds composed clips, no foregrounds"
-        )
-    scenes = list(plan(foregrounds, backgrounds, rules))
+    scenes = list(plan(dataset.foregrounds, backgrounds, rules))
     size = rules.size or (PICTURE_SIZE if scenes[0].foreground.length == 1 else VIDEO_SIZE)
-    record = _describe(foregrounds, scenes, rules, size)
+    record = _describe(dataset, scenes, rules, size)
     if _made_alike(out, record):
         return size
     whole = out if out.name else out.absolute()
@@ -108,7 +104,7 @@ def compose(
     return size
 
 
-def plan(foregrounds: Dataset, backgrounds: tuple[Footage, ...], rules: Rules) -> Iterator[Scene]:
+def plan(foregrounds: tuple[Footage, ...], backgrounds: tuple[Footage, ...], rules: Rules) -> Iterator[Scene]:
     """What each clip is made of.
 
     Raises:
@@ -116,8 +112,8 @@ def plan(foregrounds: Dataset, backgrounds: tuple[Footage, ...], rules: Rules) -
     """
     order = _random(rules, ORDER).permutation(len(backgrounds))
     for number in range(rules.clips):
-        turn, place = divmod(number, len(foregrounds.clips))
-        foreground = foregrounds.clips[place]
+        turn, place = divmod(number, len(foregrounds))
+        foreground = foregrounds[place]
         background = backgrounds[order[number % len(order)]]
         for footage in (foreground, background):
             if 1 < footage.length < rules.frames:
@@ -135,7 +131,7 @@ def _random(rules: Rules, *purpose: int) -> np.random.Generator:
     return np.random.default_rng([rules.seed, *purpose])
 
 
-def _describe(foregrounds: Dataset, scenes: list[Scene], rules: Rules, size: Size) -> dict[str, Any]:
+def _describe(dataset: Dataset, scenes: list[Scene], rules: Rules, size: Size) -> dict[str, Any]:
     """What tells one composition from another, as JSON gives it back."""
     clips = [
         {
@@ -147,7 +143,7 @@ def _describe(foregrounds: Dataset, scenes: list[Scene], rules: Rules, size: Siz
         }
         for scene in scenes
     ]
-    return {**asdict(rules), "size": list(size), "layout": foregrounds.layout.name, "scenes": clips}
+    return {**asdict(rules), "size": list(size), "layout": dataset.layout.name, "scenes": clips}
 
 
 def _made_alike(folder: Path, record: dict[str, Any]) -> bool:

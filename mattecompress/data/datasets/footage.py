@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +72,8 @@ def fingerprint(clips: Iterable[Footage]) -> str:
     digest = hashlib.sha256()
     for clip in clips:
         for role, path in clip.streams.items():
-            inside = sorted(entry.name for entry in os.scandir(path)) if path.is_dir() else [path.name]
+            names = [file.name for file in (path.iterdir() if path.is_dir() else [path])]
+            inside = sorted(name for name in names if not name.startswith("."))
             digest.update(json.dumps([clip.name, role, inside]).encode())
     return digest.hexdigest()
 

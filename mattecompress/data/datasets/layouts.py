@@ -62,6 +62,23 @@ class Dataset:
     folder: Path
     clips: tuple[Footage, ...]
 
+    @property
+    def composed(self) -> tuple[Footage, ...]:
+        """The clips, with their frames; raises DatasetError where they have none."""
+        if "frames" not in self.layout.folders:
+            raise DatasetError(
+                f"{self.folder}: {self.layout.name} holds foregrounds without backgrounds: make clips of them with "
+                f"`mattecompress compose {self.folder} --backgrounds FOLDER -o clips`"
+            )
+        return self.clips
+
+    @property
+    def foregrounds(self) -> tuple[Footage, ...]:
+        """The clips, to be put before backgrounds; raises DatasetError where they have been."""
+        if "frames" in self.layout.folders:
+            raise DatasetError(f"{self.folder}: {self.layout.name} holds composed clips, no foregrounds")
+        return self.clips
+
 
 def open_dataset(source: str) -> Dataset:
     """The data set that `source` names: a folder, or `LAYOUT:FOLDER`.

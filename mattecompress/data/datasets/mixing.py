@@ -7,15 +7,14 @@ training also changes colours, blur and speed.)
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mattecompress.data.clips import Clip
-from mattecompress.data.datasets.footage import DatasetError, Footage, Role, fingerprint
-from mattecompress.data.datasets.layouts import Dataset
+from mattecompress.data.datasets.footage import Footage, Role, fingerprint
 from mattecompress.data.datasets.placement import cover, sample_motion
 from mattecompress.data.frames import Size, composite
 
@@ -26,26 +25,18 @@ MOST_ZOOM = 1.5
 class MixedClips:
     """An endless collection of clips for every seed; called as `procedural_clip`.
 
-    Raises:
-        DatasetError: `foregrounds` has none.
+    foregrounds: clips that have `foreground` and `alpha`, such as `Dataset.foregrounds`.
+    backgrounds: clips that have `frames`, such as `open_backgrounds` finds.
     """
 
-    foregrounds: Dataset
+    foregrounds: tuple[Footage, ...]
     backgrounds: tuple[Footage, ...]
 
-    def __post_init__(self) -> None:
-        if "foreground" not in self.foregrounds.layout.folders:
-            name = self.foregrounds.layout.name
-            raise DatasetError(f"{self.foregrounds.folder}: {name} holds composed clips, no foregrounds")
-
-    @property
-    def identity(self) -> dict[str, Any]:
+    @cached_property
+    def identity(self) -> dict[str, dict[str, int | str]]:
         """What tells this collection from others, wherever its folders lie."""
-        return {
-            "layout": self.foregrounds.layout.name,
-            "foregrounds": fingerprint(self.foregrounds.clips),
-            "backgrounds": fingerprint(self.backgrounds),
-        }
+        kinds = {"foregrounds": self.foregrounds, "backgrounds": self.backgrounds}
+        return {kind: {"clips": len(clips), "sha256": fingerprint(clips)} for kind, clips in kinds.items()}
 
     def __call__(self, seed: int, index: int, frames: int, height: int, width: int) -> Clip:
         """Clip number `index` of the collection `seed`, `frames` frames of (height, width).
@@ -55,7 +46,7 @@ class MixedClips:
         """
         rng = np.random.default_rng([seed, index])
         size = (height, width)
-        front = self.foregrounds.clips[rng.integers(len(self.foregrounds.clips))]
+        front = self.foregrounds[rng.integers(len(self.foregrounds))]
         foreground, alpha = _take(front, ("foreground", "alpha"), frames, size, rng)
         behind = self.backgrounds[rng.integers(len(self.backgrounds))]
         (background,) = _take(behind, ("frames",), frames, size, rng)

@@ -73,5 +73,7 @@ def test_a_fingerprint_is_of_names_and_not_of_places(tmp_path: Path) -> None:
     here, there = (open_dataset(str(videomatte(tmp_path / name))) for name in ("here", "there"))
     assert fingerprint(here.clips) == fingerprint(there.clips)
     assert fingerprint(here.clips) != fingerprint(here.clips[:1])
+    (tmp_path / "there" / "fgr" / "0000" / ".DS_Store").touch()
+    assert fingerprint(here.clips) == fingerprint(there.clips)
     (tmp_path / "there" / "fgr" / "0000" / "00003.png").unlink()
     assert fingerprint(here.clips) != fingerprint(there.clips)

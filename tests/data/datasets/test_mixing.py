@@ -11,7 +11,9 @@ from tests.data.datasets.folders import backgrounds, composed, distinctions, vid
 
 
 def mixed(folder: Path, front: Path) -> MixedClips:
-    return MixedClips(open_dataset(str(front)), open_backgrounds(backgrounds(folder / "behind", 2, 2)))
+    return MixedClips(
+        open_dataset(str(front)).foregrounds, open_backgrounds(backgrounds(folder / "behind", 2, 2))
+    )
 
 
 def same(one: Clip, other: Clip) -> bool:
