@@ -90,7 +90,8 @@ def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target, pref
 
 
 def _symbols(name: str, phases: int) -> tuple[str, ...]:
-    return (name, *(f"{name}_phase{number}" for number in range(1, phases)))
+    """A name for each phase; none for a kernel that has nothing to do, such as one that copies an image onto itself."""
+    return (name, *(f"{name}_phase{number}" for number in range(1, phases)))[:phases]
 
 
 def _lower(functions: Mapping[str, tirx.PrimFunc]) -> tvm.IRModule:

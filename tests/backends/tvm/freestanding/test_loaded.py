@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 pytest.importorskip("tvm")
 pytest.importorskip("ziglang")
@@ -14,6 +16,7 @@ from mattecompress.backends.tvm.freestanding.executable import ExecutableError
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.program import Program
 from mattecompress.stream import Stream
+from tests.backends.tvm.nets import Net, inputs_of, program_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,3 +92,17 @@ def test_clips_of_one_artifact_keep_their_own_states(program: Program) -> None:
             assert set(found[frame][number]) == {"fgr", "pha"} & set(expected)
             for name, value in found[frame][number].items():
                 torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_that_copies_an_image_onto_itself_is_left_out() -> None:
+    torch.manual_seed(0)
+
+    def expression(net, x):
+        y = net.conv(x)
+        z = torch.cat([y[:, :3], y[:, 3:]], 1)
+        return F.avg_pool2d(z, 3, 1, 1) - F.avg_pool2d(z * x, 3, 1, 1)
+
+    net = program_of(Net(expression, conv=nn.Conv2d(4, 4, 3, padding=1)), (1, 4, 12, 16))
+    inputs = inputs_of(net)
+    found = Tvm().compile(net).run(**inputs)["out0"]
+    torch.testing.assert_close(found, net.run(**inputs)["out0"], rtol=1e-5, atol=1e-5)
