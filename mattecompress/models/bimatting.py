@@ -16,7 +16,6 @@ from mattecompress.models.binary_decoder import BinaryLRASPP, SparseDecoder
 from mattecompress.models.binary_encoder import BinaryEncoder
 from mattecompress.models.binary_layers import Form, LearnableBias, activated_convolution, convolution
 from mattecompress.models.rvm import HIDDEN, Projection, Refiner, build_refiner, lay_out, reduce
-from mattecompress.modules.elastic_shortcut import ElasticShortcut
 from mattecompress.modules.spatial_mask import SpatialMaskConfig
 
 ASPP_CHANNELS = 128
@@ -83,7 +82,7 @@ class BiMatting(nn.Module):
 class BiVM(BiMatting):
     """BiMatting whose shortcuts have learnable factors a, b and c, the encoder's groups one from their input too (R).
 
-    a starts at 1; b and c at `init_scale` * U(0, 1), drawn from `seed`: what the paper draws is lost in our copy (R).
+    a starts at 1; b and c are drawn from `seed`.
     Checkpoints of BiMatting load too: their factors are a = 1, b = 1 where a group halves its size and else 0, c = 0.
     """
 
@@ -98,11 +97,7 @@ class BiVM(BiMatting):
         init_scale: float = 1.0,
     ) -> None:
         super().__init__(form or Form(elastic=True), refiner, mask)
-        generator = torch.Generator().manual_seed(seed)
-        for join in self.backbone.joins:
-            for shortcut in join.children():
-                assert isinstance(shortcut, ElasticShortcut)
-                nn.init.constant_(shortcut.factor, init_scale * torch.rand((), generator=generator).item())
+        self.backbone.draw_factors(torch.Generator().manual_seed(seed), init_scale)
 
     def complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint of BiMatting with the factors that make BiVM equal to it; any other as it is."""

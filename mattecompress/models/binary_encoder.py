@@ -11,6 +11,8 @@ equations (9) to (12) these are. Their symbols are lost in our copy of the paper
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -29,16 +31,67 @@ class Stage(NamedTuple):
     stride: int
 
 
-GROUPS = (
-    (Stage(16, 32, 1), Stage(32, 64, 2), Stage(64, 32, 1)),
-    (Stage(32, 64, 1), Stage(64, 128, 2), Stage(128, 64, 1)),
-    (Stage(64, 64, 1), Stage(64, 128, 1), Stage(128, 64, 1)),
-    (Stage(64, 128, 1), Stage(128, 256, 2), Stage(256, 128, 1)),
-    (Stage(128, 128, 1), Stage(128, 256, 1), Stage(256, 128, 1)),
-)
-WIDENING = (Stage(128, 256, 1), Stage(256, 1024, 1))
-TAPPED_GROUPS = (0, 2)
-CHANNELS = (16, 32, 64, 1024)
+class Group(NamedTuple):
+    """Channels that the three sub-blocks of a group give, and the stride of the middle one."""
+
+    head: int
+    middle: int
+    tail: int
+    stride: int = 1
+
+    def stages(self, inputs: int) -> tuple[Stage, Stage, Stage]:
+        """Its sub-blocks."""
+        return (
+            Stage(inputs, self.head, 1),
+            Stage(self.head, self.middle, self.stride),
+            Stage(self.middle, self.tail, 1),
+        )
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """Channels of an encoder; a feature is what the last block at each scale gives. The defaults are BiVM's, Table V.
+
+    stem: at half the size.
+    widening: of the single sub-blocks behind the groups.
+    """
+
+    stem: int = 16
+    groups: tuple[Group, ...] = (
+        Group(32, 64, 32, 2),
+        Group(64, 128, 64, 2),
+        Group(64, 128, 64),
+        Group(128, 256, 128, 2),
+        Group(128, 256, 128),
+    )
+    widening: tuple[int, ...] = (256, 1024)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every sub-block in order."""
+        found: list[Stage] = []
+        *before, last = self._given
+        for group, inputs in zip(self.groups, before, strict=True):
+            found += group.stages(inputs)
+        wide = (last, *self.widening)
+        return (*found, *(Stage(inputs, outputs, 1) for inputs, outputs in pairwise(wide)))
+
+    @property
+    def tapped(self) -> tuple[bool, ...]:
+        """Whether the stem, and each group but the last, is the last at its scale."""
+        return tuple(group.stride == 2 for group in self.groups)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the features, shallow first."""
+        *before, last = self._given
+        shallow = (given for given, tapped in zip(before, self.tapped, strict=True) if tapped)
+        return (*shallow, (last, *self.widening)[-1])
+
+    @property
+    def _given(self) -> tuple[int, ...]:
+        """What the stem and each group give."""
+        return (self.stem, *(group.tail for group in self.groups))
 
 
 class Stem(nn.Module):
@@ -68,7 +121,7 @@ class SubBlock(nn.Module):
         self.prelu1 = nn.PReLU(inputs)
         self.move13 = LearnableBias(inputs)
         self.move21 = LearnableBias(inputs)
-        pieces = max(outputs // inputs, 1)
+        pieces = outputs // inputs if outputs % inputs == 0 else 1
         numbers = [""] if inputs == outputs else [str(number + 1) for number in range(pieces)]
         self.convolutions = [f"binary_pw_down{number}" if number else "binary_pw" for number in numbers]
         self.norms = [f"bn2_{number}" if number else "bn2" for number in numbers]
@@ -117,40 +170,53 @@ class GroupShortcuts(nn.Module):
 
 
 class BinaryEncoder(nn.Module):
-    """RGB in 0..1 to features of 16, 32, 64 and 1024 channels at 1/2, 1/4, 1/8 and 1/16 of its size."""
+    """RGB in 0..1 to the features of a plan; BiVM's have 16, 32, 64 and 1024 channels at 1/2, 1/4, 1/8 and 1/16."""
 
-    channels = CHANNELS
     mean: Tensor
     std: Tensor
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, plan: EncoderPlan | None = None) -> None:
         super().__init__()
-        stages = [stage for group in (*GROUPS, WIDENING) for stage in group]
-        self.feature = nn.ModuleList([Stem(CHANNELS[0]), *(SubBlock(stage, form) for stage in stages)])
-        self.joins = nn.ModuleList(GroupShortcuts(group, form) for group in GROUPS)
+        self.plan = plan or EncoderPlan()
+        stages = self.plan.stages
+        groups = [(stages[i], stages[i + 1], stages[i + 2]) for i in range(0, 3 * len(self.plan.groups), 3)]
+        self.feature = nn.ModuleList([Stem(self.plan.stem), *(SubBlock(stage, form) for stage in stages)])
+        self.joins = nn.ModuleList(GroupShortcuts(group, form) for group in groups)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N,3,H,W) to the four features, shallow first; odd sizes round up at each halving."""
+        """(N,3,H,W) to the features, shallow first; odd sizes round up at each halving."""
         stem, *blocks = self.feature
         x = stem((x - self.mean) / self.std)
-        taps = [x]
-        for index, join in enumerate(self.joins):
+        taps = []
+        for index, (join, tapped) in enumerate(zip(self.joins, self.plan.tapped, strict=True)):
+            taps += [x] if tapped else []
             head, middle, tail = blocks[3 * index : 3 * index + 3]
             first = head(x)
             x = join(tail(middle(first)), first, x)
-            if index in TAPPED_GROUPS:
-                taps.append(x)
         for block in blocks[3 * len(self.joins) :]:
             x = block(x)
         return (*taps, x)
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the features, shallow first."""
+        return self.plan.channels
+
+    def draw_factors(self, generator: torch.Generator, scale: float = 1.0) -> None:
+        """Give the groups' learnable factors `scale` * U(0, 1): what the paper draws is lost in our copy (R)."""
+        for join in self.joins:
+            for part in join.children():
+                if isinstance(part, ElasticShortcut):
+                    drawn = torch.rand((), generator=generator).item()
+                    nn.init.constant_(part.factor, scale * drawn)
+
     def group_shortcuts(self) -> Iterator[tuple[int, GroupShortcuts]]:
         """The stride of each group and its shortcuts."""
-        for group, join in zip(GROUPS, self.joins, strict=True):
+        for group, join in zip(self.plan.groups, self.joins, strict=True):
             assert isinstance(join, GroupShortcuts)
-            yield group[1].stride, join
+            yield group.stride, join
 
     def elastic_shortcuts(self) -> Iterator[tuple[str, ElasticShortcut]]:
         """Every learnable shortcut by its path."""
