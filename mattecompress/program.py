@@ -172,6 +172,13 @@ class Program:
         owner, leaf = owner_of(self.graph_module, name, create=True)
         owner.add_module(leaf, module)
 
+    def add_output(self, name: str, value: fx.Node) -> None:
+        """Let the graph also return the value of a node, under `name`, behind the other outputs."""
+        node = self.graph.output_node()
+        (values,) = node.args
+        node.args = ((*values, value),)  # type: ignore[misc]
+        self.output_names = (*self.output_names, name)
+
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Let every user of `old` read `new`; scope and region move along, and `old` leaves the graph."""
         if "facts" not in new.meta:

@@ -1,23 +1,24 @@
-"""y = W (*) x + b  becomes  y = M * (W' (*) x) + W1 (*) x + b
+"""y = W (*) x + b  becomes  y = M * (W' (*) x) + W1 (*) x + b        (taps)
+y = g(W, x)      becomes  y = M * g(W, x) + g'(W1, x)             (branches)
 
 with M a mask of where the coarse alpha is not certain (`mattecompress.modules.spatial_mask`), resized bilinearly, W1 the
-centre taps of W and W' the other taps: with a mask of ones nothing has changed. Where M is 0 the layer sees a pixel
-without its surroundings, and nothing needs W'.
+centre taps of W and W' the other taps. Where M is 0 the layer sees a pixel without its surroundings. With taps a mask
+of ones changes nothing. With branches, g is a convolution with its batch norm and activation, and g' has a batch norm
+of its own: the network has to be trained.
 
-Source: BiVM equation (17), whose symbols are lost in our copy of the paper: a reconstruction (R). BiMatting's program
-sums behind the activations, each branch with a batch norm of its own, and starts both from random weights; that form
-is in `mattecompress.models.bimatting`.
+Source: BiVM equation (17), whose symbols are lost in our copy of the paper: reconstructions (R). BiMatting's program
+has branches, though both from random weights.
 """
 
 import fnmatch
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from mattecompress.binarizable import arguments_of, float_convolutions, layer_path, weight_of
+from mattecompress.masked_sum import BranchSums, MaskedSums, TapSums
 from mattecompress.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d, BatchNormConfig
 from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskConfig
@@ -29,6 +30,7 @@ from mattecompress.regions import regions_in_order
 aten = torch.ops.aten
 PART = "sparsifier"
 """Where the tensors of the coarse alpha live."""
+SUMS: dict[str, type[MaskedSums]] = {"taps": TapSums, "branches": BranchSums}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class SparsifyDecoder(Pass):
     head: path of the 1x1 layer that makes the alpha, in RVM project_mat.conv; it makes the coarse one too.
     channel: the alpha among the head's outputs.
     regions: patterns of the regions to work on.
+    sum: of taps, or of branches.
     rule, threshold: as of `SpatialMask`.
     output: name of an output to add, the coarse alpha before any clamp: no gradient passes a mask, so a loss has to
         be put on it.
@@ -48,6 +51,7 @@ class SparsifyDecoder(Pass):
     head: str
     regions: tuple[str, ...]
     channel: int = 3
+    sum: Literal["taps", "branches"] = "taps"
     rule: Rule = "support_residual"
     threshold: float = 0.01
     output: str | None = None
@@ -90,10 +94,9 @@ class SparsifyDecoder(Pass):
         layers = self._layers(program)
         mask = self._mask(program, torch.Generator().manual_seed(context.seed))
         if self.output is not None:
-            _add_output(program, self.output, mask.all_input_nodes[0])
-        writer = _Writer(program, mask)
-        for layer in layers:
-            writer.split(layer)
+            program.add_output(self.output, mask.all_input_nodes[0])
+        writer = SUMS[self.sum](program, mask)
+        writer.split(layers)
         return f"{len(layers)} layers under a mask of {self.coarse}, at {len(writer.resized)} sizes"
 
     def _head(self, program: Program) -> dict[str, Any]:
@@ -141,13 +144,6 @@ class SparsifyDecoder(Pass):
         return steps[-1]
 
 
-def _add_output(program: Program, name: str, value: fx.Node) -> None:
-    node = program.graph.output_node()
-    (values,) = node.args
-    node.args = ((*values, value),)  # type: ignore[misc]
-    program.output_names = (*program.output_names, name)
-
-
 def _read_later(program: Program, region: str) -> list[fx.Node]:
     """The image that a region hands to others, states and outputs aside; empty where it is not one."""
     found = []
@@ -167,75 +163,3 @@ def _can_split(program: Program, node: fx.Node) -> bool:
     (x, *_) = node.all_input_nodes
     same = program.facts(x).shape[2:] == program.facts(node).shape[2:]
     return same and max(kernel) > 1 and all(size % 2 for size in kernel)
-
-
-@dataclass
-class _Writer:
-    """Writes masked sums in place of convolutions."""
-
-    program: Program
-    mask: fx.Node
-    resized: dict[tuple[int | str, ...], fx.Node] = field(default_factory=dict)
-    pieces: dict[fx.Node, tuple[fx.Node, fx.Node]] = field(default_factory=dict)
-
-    def split(self, layer: fx.Node) -> None:
-        """One convolution to two and a sum."""
-        given, graph = arguments_of(layer), self.program.graph
-        around, centre = self.weights(weight_of(layer))
-        geometry = (given["stride"], given["padding"], given["dilation"], given["groups"])
-        with graph.inserting_before(layer):
-            mask = self.mask_at(layer)
-            close = graph.call_function(aten.conv2d.default, (given["input"], around, None, *geometry))
-            alone = ([1, 1], [0, 0], [1, 1], given["groups"])
-            everywhere = graph.call_function(
-                aten.conv2d.default, (given["input"], centre, given["bias"], *alone)
-            )
-            product = graph.call_function(aten.mul.Tensor, (close, mask))
-            total = graph.call_function(aten.add.Tensor, (product, everywhere))
-        for node in (close, everywhere, product, total):
-            node.meta["facts"] = self.program.facts(layer)
-        self.program.replace(layer, total)
-
-    def weights(self, weight: fx.Node) -> tuple[fx.Node, fx.Node]:
-        """The taps around the centre and the centre, shared by all calls of a layer."""
-        if weight not in self.pieces:
-            whole, path = self.program.tensor(weight).detach(), str(weight.target)
-            row, column = (size // 2 for size in whole.shape[2:])
-            middle = whole[:, :, row : row + 1, column : column + 1]
-            around = _without_centre(whole, row, column)
-            made = [
-                self.program.constant(f"{path}_{name}", nn.Parameter(value.clone()))
-                for name, value in (("around", around), ("centre", middle))
-            ]
-            self.pieces[weight] = (made[0], made[1])
-        return self.pieces[weight]
-
-    def mask_at(self, layer: fx.Node) -> fx.Node:
-        """The mask at the size of a layer's result."""
-        facts, source = self.program.facts(layer), self.program.facts(self.mask)
-        size = facts.shape[2:]
-        if size == source.shape[2:]:
-            return self.mask
-        if size not in self.resized:
-            graph, arguments = self.program.graph, arguments_of(layer)
-            sizes = list(self.sizes(arguments["input"], size))
-            call = graph.call_function(aten.upsample_bilinear2d.vec, (self.mask, sizes, False, None))
-            call.meta["facts"] = facts.but(precision=None, shape=(*source.shape[:2], *size))
-            self.resized[size] = call
-        return self.resized[size]
-
-    def sizes(self, image: fx.Node, size: tuple[int | str, ...]) -> Iterator[int | fx.Node]:
-        """Height and width: numbers, or nodes that read an open size."""
-        for axis, extent in enumerate(size, start=2):
-            if isinstance(extent, int):
-                yield extent
-                continue
-            node = self.program.graph.call_function(aten.sym_size.int, (image, axis))
-            node.meta["facts"] = self.program.facts(image).but(shape=(extent,), dtype=None, precision=None)
-            yield node
-
-
-def _without_centre(weight: Tensor, row: int, column: int) -> Tensor:
-    around = weight.clone()
-    around[:, :, row, column] = 0
-    return around

@@ -218,3 +218,69 @@ def test_its_text_is_its_options() -> None:
     text = "coarse=a head=b.conv regions=[c.*,d] rule=xor threshold=0.25"
     assert str(made) == f"sparsify-decoder{{{text}}}"
     assert parse_options(SparsifyDecoder, text, "sparsify-decoder") == made
+
+
+class Branched(nn.Module):
+    """The sum of branches that the first two layers of `fine` become, W1 the centre taps."""
+
+    def __init__(self, net: "NormedNet", mask: float) -> None:
+        super().__init__()
+        self.net, self.mask = net, mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        net = self.net
+        y = F.interpolate(net.coarse(F.avg_pool2d(x, 2)), scale_factor=2, mode="nearest")
+        close, everywhere = y, y
+        for layer, norm in zip(net.fine.layers, net.fine.norms, strict=True):
+            middle = layer.kernel_size[0] // 2
+            close = norm(layer(close)).relu()
+            centre = layer.weight[:, :, middle : middle + 1, middle : middle + 1]
+            everywhere = norm(F.conv2d(everywhere, centre, layer.bias)).relu()
+        return net.head(self.mask * close + everywhere)
+
+
+class NormedBlock(nn.Module):
+    """Layer, batch norm, ReLU, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(6, 6, size, padding=size // 2) for size in (3, 5))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(6) for _ in self.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(layer(x)).relu()
+        return x
+
+
+class NormedNet(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = NormedBlock()  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("mask", "value"), [(ALL, 1.0), (NONE, 0.0)])
+@torch.no_grad()
+def test_branches_are_summed_behind_the_last_activation(mask: dict[str, object], value: float) -> None:
+    net = NormedNet().eval()
+    for norm in net.fine.norms:
+        norm.running_mean.normal_()
+        norm.weight.uniform_(0.5, 2)
+    result = sparsify(sum="branches", **mask)(program_of_blocks(net))
+    assert result.notes == "2 layers under a mask of coarse, at 1 sizes"
+    x = torch.randn(1, 6, 8, 12)
+    torch.testing.assert_close(result.program.run(x=x)["y"], Branched(net, value)(x), rtol=1e-5, atol=1e-5)
+    assert {"fine.layers.0_1x1.weight", "fine.norms.1_1x1.bias"} <= set(result.program.state_dict())
+    assert not sparsify(sum="branches")(result.program).modified
+
+
+def test_branches_golden(golden) -> None:
+    result = sparsify(sum="branches")(program_of_blocks(eighths(NormedNet()), "2*h", "2*w")).program
+    for tensor in result.state_dict().values():
+        tensor.copy_((tensor * 8).round() / 8)
+    golden(print_program(result))
+
+
+def program_of_blocks(net: nn.Module, height: int | str = 8, width: int | str = 12) -> Program:
+    captured = capture(net.eval(), Signature((("x", (1, 6, height, width)),), ("y",)), "net")
+    return PartitionBlocks(kinds=("Block", "NormedBlock"))(captured).program
