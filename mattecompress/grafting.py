@@ -1,0 +1,32 @@
+"""Copying the graph of one program into another."""
+
+from collections.abc import Mapping
+
+from torch import fx
+
+from mattecompress.program import Program
+
+
+def graft(
+    program: Program, donor: Program, inputs: Mapping[str, fx.Node], path: str, before: fx.Node
+) -> dict[str, fx.Node]:
+    """Copy the donor's operations in front of a node of the program; returns what its outputs became, by name.
+
+    inputs: what stands for each of the donor's inputs.
+    path: where the donor's tensors, modules and scopes go.
+    """
+    copies = {node: inputs[str(node.target)] for node in donor.inputs}
+    for node in donor.graph.nodes:
+        if node.op == "get_attr":
+            copies[node] = program.constant(f"{path}.{node.target}", donor.tensor(node))
+        elif node.op in ("call_function", "call_module"):
+            with program.graph.inserting_before(before):
+                copies[node] = program.graph.node_copy(node, copies.__getitem__)
+            if node.op == "call_module":
+                copies[node].target = f"{path}.{node.target}"
+                program.add_module(f"{path}.{node.target}", donor.module(node))
+            facts = donor.facts(node)
+            scope = f"{path}.{facts.scope}" if facts.scope else path
+            copies[node].meta = {"facts": facts.but(scope=scope, region=None)}
+    program.scopes |= {f"{path}.{scope}": kind for scope, kind in donor.scopes.items()}
+    return {name: copies[node] for name, node in donor.outputs.items()}
