@@ -110,6 +110,18 @@ def is_binary(program: Program, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(program.module(node), BinaryConv2d)
 
 
+def is_shifted(program: Program, node: fx.Node) -> bool:
+    """Whether what a node reads first is a sum with a learnable bias for each channel, (1,C,1,1), made for layers."""
+    (x, *_) = node.all_input_nodes
+    if x.target is not torch.ops.aten.add.Tensor:
+        return False
+    bias = x.args[1]
+    if not isinstance(bias, fx.Node) or bias.op != "get_attr":
+        return False
+    alone = all(user is node or user.target in _CONVOLUTIONS or is_binary(program, user) for user in x.users)
+    return alone and program.facts(bias).shape == (1, program.facts(x).shape[1], 1, 1)
+
+
 def _ends(program: Program) -> dict[fx.Node, str]:
     """The convolutions that are "first" or "last" on the way of the frame through the program."""
     states = {state.input for state in program.states}

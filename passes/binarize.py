@@ -1,7 +1,8 @@
 """y = scale_o * (B_w(w) (*) B_a(x)) + bias_o
 
 replaces y = w (*) x + bias: the float weight becomes the latent weight under its own name, and a batch norm behind
-the convolution stays. `mattecompress.modules.binary` has the equations of each method. The first and the last
+the convolution stays. `mattecompress.modules.binary` has the equations of each method; where the program adds a bias
+in front of a convolution (`shift-activations`), that is its threshold. The first and the last
 convolution stay float as in BiVM, whose Table II also counts the squeeze-and-excitation convolutions as one-bit.
 """
 
@@ -12,9 +13,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import fx
 
-from mattecompress.binarizable import Exclusions, geometry_of, layer_path, weight_of
+from mattecompress.binarizable import Exclusions, geometry_of, is_shifted, layer_path, weight_of
 from mattecompress.facts import Precision
-from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig, Method
+from mattecompress.modules.binary import THRESHOLDED, BinaryConv2d, BinaryConvConfig, Method
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import AbsentParameter, Program, namespace
 
@@ -80,7 +81,8 @@ class Binarize(Pass):
             _call_module(program, node, paths[weight], Precision(1, self.activations))
         if not chosen:
             return None
-        absent = chain.from_iterable(map(self._count_absent, program.source.absent))
+        known = {part.name for part in program.source.absent}
+        absent = chain.from_iterable(self._count_absent(part, known) for part in program.source.absent)
         program.source = replace(program.source, absent=tuple(absent))
         floats = _list_floats(reasons)
         return f"{len(chosen)} of {len(reasons)} convolutions in one bit{floats and f'; float: {floats}'}"
@@ -89,19 +91,18 @@ class Binarize(Pass):
     def _exclusions(self) -> Exclusions:
         return Exclusions(self.exclude, self.exclude_first, self.exclude_last)
 
-    def _count_absent(self, part: AbsentParameter) -> list[AbsentParameter]:
-        """A weight that the capture left out, in one bit, and what its layer would learn beside it."""
+    def _count_absent(self, part: AbsentParameter, known: set[str]) -> list[AbsentParameter]:
+        """A weight that the capture left out, in one bit, and what its layer would learn beside it and what is known."""
         path, _, leaf = part.name.rpartition(".")
         counted = leaf == "weight" and any(fnmatchcase(path, pattern) for pattern in self.absent)
         if not counted or len(part.shape) != 4:
             return [part]
         outputs, inputs = part.shape[:2]
         binary = replace(part, bits=1)
-        match self.method:
-            case "react" | "bimatting":
-                return [binary, AbsentParameter(f"{path}.activation_bias", (inputs,))]
-            case "recu":
-                return [binary, AbsentParameter(f"{path}.scale", (outputs, 1, 1))]
+        if self.method == "recu":
+            return [binary, AbsentParameter(f"{path}.scale", (outputs, 1, 1))]
+        if self.method in THRESHOLDED and f"{path}_input.bias" not in known:
+            return [binary, AbsentParameter(f"{path}.activation_bias", (inputs,))]
         return [binary]
 
     def _module(self, program: Program, node: fx.Node) -> BinaryConv2d:
@@ -118,6 +119,7 @@ class Binarize(Pass):
             bias=bias is not None,
             method=self.method,
             border=self.border,
+            threshold=not (self.method in THRESHOLDED and is_shifted(program, node)),
             activations=self.activations,
         )
         module = BinaryConv2d.from_float(config, weight, None if bias is None else program.tensor(bias))
