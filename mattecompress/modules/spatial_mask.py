@@ -39,18 +39,27 @@ class SpatialMask(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N,1,H,W) to zeros and ones of the same shape and type."""
         x, threshold = x.detach(), self.config.threshold
-        match self.config.rule:
-            case "residual":
-                chosen = residual(x) >= threshold
-            case "xor":
-                chosen = (x > threshold) ^ (blurred(x) > threshold)
-            case "support_residual":
-                chosen = residual((x.clamp(0, 1) > 0).to(x.dtype)) >= threshold
+        value = compared(x, self.config.rule)
+        if self.config.rule == "xor":
+            chosen = (value > threshold) ^ (blurred(value) > threshold)
+        else:
+            chosen = value >= threshold
         return chosen.to(x.dtype)
 
     def shaped(self, x: Tensor) -> Tensor:
         """An empty result: `forward` asks more of open sizes than its result's shape depends on."""
         return torch.empty_like(x)
+
+
+def compared(x: Tensor, rule: Rule) -> Tensor:
+    """What a rule compares with its threshold, of the coarse alpha (N,1,H,W): a residual, or for xor the alpha."""
+    match rule:
+        case "residual":
+            return residual(x)
+        case "xor":
+            return x
+        case "support_residual":
+            return residual((x.clamp(0, 1) > 0).to(x.dtype))
 
 
 def residual(x: Tensor) -> Tensor:
