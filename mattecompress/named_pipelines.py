@@ -28,6 +28,7 @@ class Mse:
         return f"canonicalize,fold-batch-norm,partition-blocks,quantize{{{bits}}}"
 
 
+Rule = Literal["support_residual", "residual", "xor"]
 Recipe = Literal["fast", "paper"]
 """Minutes on two cores, or the papers' numbers."""
 
@@ -154,6 +155,52 @@ class RvmReact:
         return f"canonicalize,partition-blocks,binarize{{method=react {RVM_FLOAT}}}"
 
 
+SPARSE = "decoder.decode3,decoder.decode2,decoder.decode1,decoder.decode0"
+BIMATTING_FLOAT = "exclude=[decoder.decode0.conv.3*,project_mat.*]"
+"""Besides the first and the last convolution and the box filter, BiMatting leaves these in float."""
+REFINER = "refiner.conv.0,refiner.conv.3"
+BENT = f"aspp.aspp1.*,sparsifier.*,decoder.decode3.*,decoder.decode2.*,decoder.decode1.*,{REFINER}"
+"""Layers of BiMatting whose activation is shifted, RVM's ReLUs becoming PReLUs."""
+
+
+@dataclass(frozen=True)
+class Bimatting:
+    """One-bit encoder of new blocks, decoder under a mask, from an RVM MobileNetV3: BiVM Table II, row "BiMatting".
+
+    Weights that BiMatting shares with no RVM are drawn: the result has to be trained.
+
+    bits: of weights and activations; 32 gives the float twin of the same architecture.
+    rule, threshold: of the mask, as of `SpatialMask`.
+    """
+
+    shortcuts: ClassVar[str] = "fixed"
+    bits: Literal[1, 32] = 1
+    rule: Rule = "support_residual"
+    threshold: float = 0.01
+
+    def passes(self) -> str:
+        """New encoder, mask, biases, bits."""
+        mask = f"rule={self.rule} threshold={self.threshold}"
+        coarse = "coarse=decoder.decode4 head=project_mat.conv"
+        binary = f",binarize{{method=bimatting {BIMATTING_FLOAT} absent=[{REFINER}]}}"
+        return (
+            f"canonicalize,evolve-encoder{{encoder=backbone shortcuts={self.shortcuts}}},partition-blocks,"
+            f"sparsify-decoder{{{coarse} regions=[{SPARSE}] sum=branches {mask}}},"
+            f"shift-activations{{{BIMATTING_FLOAT} behind=[{BENT}]}}{binary if self.bits == 1 else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class Bivm(Bimatting):
+    """BiMatting whose encoder's shortcuts have learnable factors: BiVM Table II, row "BiVM", reconstructed (R).
+
+    bits: of weights and activations; 32 gives the float twin of the same architecture, the teacher in mimicking.
+    rule, threshold: of the mask, as of `SpatialMask`; once trained, `calibrate-mask` finds the paper's threshold.
+    """
+
+    shortcuts: ClassVar[str] = "elastic"
+
+
 @dataclass(frozen=True)
 class Lower:
     """Down to integers and bits: whatever is still trainable becomes `matte::` operations over packed constants."""
@@ -176,5 +223,7 @@ PIPELINES: dict[str, type[NamedPipeline]] = {
     "rvm-dorefa": RvmDorefa,
     "rvm-recu": RvmRecu,
     "rvm-react": RvmReact,
+    "bimatting": Bimatting,
+    "bivm": Bivm,
     "lower": Lower,
 }

@@ -3,8 +3,10 @@
 PASSES = {
     "binarize": "binarize:Binarize",
     "calibrate-affine": "calibrate_affine:CalibrateAffine",
+    "calibrate-mask": "calibrate_mask:CalibrateMask",
     "canonicalize": "canonicalize:Canonicalize",
     "cast-half": "cast_half:CastHalf",
+    "evolve-encoder": "evolve_encoder:EvolveEncoder",
     "expand-modules": "expand_modules:ExpandModules",
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
     "insert-elastic-shortcuts": "insert_elastic_shortcuts:InsertElasticShortcuts",
@@ -15,5 +17,6 @@ PASSES = {
     "quantize": "quantize:Quantize",
     "reconstruct-blocks": "reconstruct_blocks:ReconstructBlocks",
     "set-resolution": "set_resolution:SetResolution",
+    "shift-activations": "shift_activations:ShiftActivations",
     "sparsify-decoder": "sparsify_decoder:SparsifyDecoder",
 }
