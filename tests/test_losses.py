@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from mattecompress.losses import (
     coherence_loss,
+    evolution_loss,
     laplacian_loss,
     laplacian_pyramid,
     matting_loss,
+    mimicking_loss,
     segmentation_loss,
 )
 
@@ -114,3 +117,32 @@ def test_segmentation_is_binary_cross_entropy() -> None:
     p = torch.sigmoid(logits)
     expected = -(mask * p.log() + (1 - mask) * (1 - p).log()).mean()
     torch.testing.assert_close(segmentation_loss(logits, mask), expected)
+
+
+def test_mimicking_sums_norms_under_the_mask() -> None:
+    ours = [torch.zeros(1, 2, 4, 4, requires_grad=True), torch.zeros(1, 3, 2, 2, requires_grad=True)]
+    theirs = [torch.ones(1, 2, 4, 4, requires_grad=True), torch.ones(1, 3, 2, 2)]
+    left = torch.tensor([[1.0, 0.0], [1.0, 0.0]])[None, None].requires_grad_()
+    loss = mimicking_loss(ours[1:], theirs[1:], left)
+    assert loss.item() == pytest.approx(6**0.5)
+    assert mimicking_loss(ours, theirs, None).item() == pytest.approx(32**0.5 + 12**0.5)
+    bilinear = F.interpolate(left, (4, 4), mode="bilinear", align_corners=False)
+    whole = mimicking_loss(ours, theirs, left)
+    assert whole.item() == pytest.approx((2 * bilinear.square().sum()).sqrt().item() + 6**0.5)
+    whole.backward()
+    assert theirs[0].grad is None and left.grad is None
+    assert (ours[1].grad[..., 0] < 0).all() and (ours[1].grad[..., 1] == 0).all()
+
+
+def test_mimicking_of_equal_features_has_no_gradient() -> None:
+    features = torch.ones(1, 2, 3, 3, requires_grad=True)
+    loss = mimicking_loss([features], [features], None)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(features.grad, torch.zeros_like(features))
+
+
+def test_evolution_sums_squares() -> None:
+    factors = [torch.tensor(0.5, requires_grad=True), torch.tensor(-2.0, requires_grad=True)]
+    loss = evolution_loss(factors)
+    loss.backward()
+    assert loss.item() == 4.25 and [factor.grad.item() for factor in factors] == [1.0, -4.0]
