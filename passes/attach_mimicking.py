@@ -1,0 +1,75 @@
+"""outputs  become  outputs, tap1 ... tapN and tap_mask: the features F_s of an encoder and the mask M of
+
+    L_LBM = sum_s || M_s * (F_s - F_s*) ||_2
+
+with F_s* the same features of a float teacher. The loss is `mattecompress.losses.mimicking_loss`; the training loop
+puts it on the taps that it finds.
+
+Source: BiVM equation (20), whose symbols are lost in our copy of the paper: a reconstruction (R).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from mattecompress.modules.spatial_mask import SpatialMask
+from mattecompress.pipeline import Context, Pass, expect
+from mattecompress.program import Level, Program
+
+TAP = "tap"
+MASK = "tap_mask"
+
+
+@dataclass(frozen=True)
+class AttachMimicking(Pass):
+    """Let a program also return what localized mimicking compares; afterwards its taps are outputs.
+
+    encoder: path of the module whose features are tapped.
+    remove: take the taps off again, before the program is lowered.
+    """
+
+    encoder: str = "backbone"
+    remove: bool = False
+    name: ClassVar[str] = "attach-mimicking"
+
+    def requires(self, program: Program) -> None:
+        """The encoder is there, and nothing is lowered."""
+        if not self.remove:
+            expect(program.level is not Level.LOWERED, "the program is lowered: nothing can be learned")
+            expect(self._features(program), f"no operation comes from a module '{self.encoder}'")
+
+    def ensures(self, program: Program) -> None:
+        """There are taps, or there are none."""
+        found = bool(tap_names(program))
+        expect(found != self.remove, "taps are left" if self.remove else "no feature is tapped")
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        """Each feature, then the mask where there is one."""
+        taps = tap_names(program)
+        if bool(taps) != self.remove:
+            return None
+        if self.remove:
+            kept = {name: node for name, node in program.outputs.items() if name not in (*taps, MASK)}
+            program.graph.output_node().args = (tuple(kept.values()),)
+            program.output_names = tuple(kept)
+            return f"{len(taps)} taps removed"
+        features = self._features(program)
+        for number, node in enumerate(features, start=1):
+            program.add_output(f"{TAP}{number}", node)
+        masks = program.called_modules(SpatialMask)[:1]
+        for mask in masks:
+            program.add_output(MASK, mask)
+        return f"{len(features)} features of {self.encoder}, {'under a mask' if masks else 'no mask'}"
+
+    def _features(self, program: Program) -> list[fx.Node]:
+        """What others read from the encoder, in order."""
+        scopes = {node: program.facts(node).scope for node in program.operations()}
+        own = {node for node, scope in scopes.items() if f"{scope}.".startswith(f"{self.encoder}.")}
+        return [node for node in scopes if node in own and any(user not in own for user in node.users)]
+
+
+def tap_names(program: Program) -> tuple[str, ...]:
+    """Names of the outputs that are tapped features, shallow first."""
+    numbered = (f"{TAP}{number}" for number in range(1, len(program.output_names) + 1))
+    return tuple(name for name in numbered if name in program.output_names)
