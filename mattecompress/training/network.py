@@ -1,20 +1,44 @@
-"""What the training loop needs from a network that mattes clips, and how RVM and programs give it."""
+"""What the training loop needs from a network that mattes clips, and how RVM, BiMatting and programs give it."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mattecompress.data.sources import frame_node
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.models.rvm import lay_out
+from mattecompress.passes.attach_mimicking import MASK, tap_names
 from mattecompress.program import Program
+
+
+class Answer(NamedTuple):
+    """What a network says of clips; all but the matte only where it has such.
+
+    foreground, alpha: (B,T,3,H,W) and (B,T,1,H,W), float32 in 0..1.
+    coarse: the same from its decoder's first block, at another size.
+    features, mask: of its encoder, shallow first, (B*T,C,h,w), and where it looks closely, (B*T,1,h,w).
+    """
+
+    foreground: Tensor
+    alpha: Tensor
+    coarse: tuple[Tensor, Tensor] | None = None
+    features: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
 
 
 class Network(Protocol):
     """A network over whole clips, its state carried from frame to frame."""
 
     module: nn.Module
+
+    def answer(self, frames: Tensor, ratio: float = 1) -> Answer:
+        """The matte of (B,T,3,H,W), and what else a loss may weigh."""
+
+    def features(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Of the encoder for (B,T,3,H,W), as of `Answer`."""
 
     def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
         """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1."""
@@ -39,15 +63,22 @@ class RVMNetwork:
         module.get_submodule("project_mat").register_forward_hook(self._see_projection)
         module.get_submodule("refiner").register_forward_hook(self._see_refiner)
 
-    def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
-        """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1."""
+    def answer(self, frames: Tensor, ratio: float = 1) -> Answer:
+        """The matte of (B,T,3,H,W)."""
         self.module(frames, downsample_ratio=ratio)
         assert self._raw is not None
-        residual, alpha = (raw.float().unflatten(0, frames.shape[:2]) for raw in self._raw)
+        residual, alpha = self._raw
         self._raw = None
-        foreground: Tensor = InwardClamp.apply(residual + frames)  # type: ignore[no-untyped-call]
-        alpha = InwardClamp.apply(alpha)  # type: ignore[no-untyped-call]
-        return foreground, alpha
+        return Answer(*clamped(residual, alpha, frames))
+
+    def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
+        """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1."""
+        return self.answer(frames, ratio)[:2]
+
+    def features(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Of the encoder for (B,T,3,H,W), as of `Answer`."""
+        found: tuple[Tensor, ...] = self.module.get_submodule("backbone")(frames.flatten(0, 1))
+        return found
 
     def segment(self, frames: Tensor) -> Tensor:
         """(B,T,3,H,W) to logits (B,T,1,H,W), float32."""
@@ -63,6 +94,34 @@ class RVMNetwork:
         self._raw = output
 
 
+class BiMattingNetwork(RVMNetwork):
+    """BiMatting and BiVM for training: with the coarse matte, the encoder's features and the mask."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._coarse: tuple[Tensor, Tensor] | None = None
+        self._features: tuple[Tensor, ...] = ()
+        module.get_submodule("backbone").register_forward_hook(self._see_features)
+        module.get_submodule("decoder.decode4").register_forward_hook(self._see_coarse)
+
+    def answer(self, frames: Tensor, ratio: float = 1) -> Answer:
+        """The matte of (B,T,3,H,W), the coarse one at 1/16, four features and the mask."""
+        foreground, alpha, *_ = super().answer(frames, ratio)
+        assert self._coarse is not None
+        (raw, mask), features = self._coarse, self._features
+        self._coarse, self._features = None, ()
+        coarse = clamped(raw[:, :3], raw[:, 3:], resized(frames, raw))
+        return Answer(foreground, alpha, coarse, features, mask)
+
+    def _see_features(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        self._features = output
+
+    def _see_coarse(self, module: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        self._coarse = (output[2], output[3])
+
+
 class ProgramNetwork:
     """A captured matting program, run frame by frame from zero states, as a `Network`.
 
@@ -75,8 +134,8 @@ class ProgramNetwork:
         self.module = program.graph_module
         self.frame_name = str(frame_node(program).target)
 
-    def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
-        """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1.
+    def answer(self, frames: Tensor, ratio: float = 1) -> Answer:
+        """The matte of (B,T,3,H,W); features and mask where `attach-mimicking` has tapped them.
 
         Raises:
             UnsupportedPassError: `ratio` is not 1 (a program's ratio is fixed when it is captured), or the program's
@@ -87,13 +146,24 @@ class ProgramNetwork:
                 f"{self.program.name}: a program's downsample ratio is fixed; choose a recipe without high pass"
             )
         states = self._zero_states(frames[:, 0])
-        foregrounds, alphas = [], []
+        seen: dict[str, list[Tensor]] = {name: [] for name in self.program.output_names}
         for frame in frames.unbind(1):
             outputs = self.program.run(**{self.frame_name: frame}, **states)
             states = {pair.input: outputs[pair.output] for pair in self.program.states}
-            foregrounds.append(outputs["fgr"])
-            alphas.append(outputs["pha"])
-        return torch.stack(foregrounds, 1).float(), torch.stack(alphas, 1).float()
+            for name, value in outputs.items():
+                seen[name].append(value)
+        clips = {name: torch.stack(values, 1) for name, values in seen.items()}
+        taps = tuple(clips[name].flatten(0, 1) for name in tap_names(self.program))
+        mask = clips[MASK].flatten(0, 1) if MASK in clips else None
+        return Answer(clips["fgr"].float(), clips["pha"].float(), None, taps, mask)
+
+    def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
+        """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1."""
+        return self.answer(frames, ratio)[:2]
+
+    def features(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Of the encoder for (B,T,3,H,W), as of `Answer`, where `attach-mimicking` has tapped them."""
+        return self.answer(frames).features
 
     def segment(self, frames: Tensor) -> Tensor:
         """Refuse: a program holds the matting pass only."""
@@ -125,6 +195,21 @@ def _solve(shape: tuple[int | str, ...], sizes: torch.Size) -> dict[str, int]:
         for symbol in size_symbols(size):
             symbols[symbol] = actual // evaluate_size(size, {symbol: 1})
     return symbols
+
+
+def clamped(residual: Tensor, alpha: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Foreground and alpha in the layout of `frames` (B,T,3,H,W), float32, from (B*T,3,H,W) and (B*T,1,H,W)."""
+    residual, alpha = (raw.float().unflatten(0, frames.shape[:2]) for raw in (residual, alpha))
+    foreground: Tensor = InwardClamp.apply(residual + frames)  # type: ignore[no-untyped-call]
+    alpha = InwardClamp.apply(alpha)  # type: ignore[no-untyped-call]
+    return foreground, alpha
+
+
+def resized(clip: Tensor, like: Tensor) -> Tensor:
+    """(B,T,C,H,W) at the size of another image's last two axes, bilinear."""
+    size = like.shape[-2:]
+    small: Tensor = F.interpolate(clip.flatten(0, 1), size, mode="bilinear", align_corners=False)
+    return lay_out(small, clip.shape[1])
 
 
 class InwardClamp(torch.autograd.Function):

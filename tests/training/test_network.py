@@ -6,12 +6,20 @@ import pytest
 import torch
 
 from mattecompress.api import capture
+from mattecompress.models.bimatting import bivm
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
+from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.training.evaluation import HeldOut
 from mattecompress.training.loop import train
-from mattecompress.training.network import InwardClamp, ProgramNetwork, RVMNetwork, UnsupportedPassError
+from mattecompress.training.network import (
+    BiMattingNetwork,
+    InwardClamp,
+    ProgramNetwork,
+    RVMNetwork,
+    UnsupportedPassError,
+)
 from mattecompress.training.recipes import Rates, Recipe, Stage
 
 
@@ -26,6 +34,41 @@ def test_gives_the_values_of_rvm(ratio: float) -> None:
     assert torch.equal(pha, expected[1])
     logits = RVMNetwork(module).segment(frames)
     assert torch.equal(logits, module(frames, segmentation_pass=True)[0])
+
+
+@pytest.mark.parametrize("ratio", [1, 0.5])
+@torch.no_grad()
+def test_bimatting_shows_what_a_loss_may_weigh(ratio: float) -> None:
+    torch.manual_seed(0)
+    module = bivm().eval()
+    frames = torch.rand(2, 2, 3, 64, 96)
+    answer = BiMattingNetwork(module).answer(frames, ratio)
+    expected = module(frames, downsample_ratio=ratio)
+    assert torch.equal(answer.foreground, expected[0]) and torch.equal(answer.alpha, expected[1])
+    if ratio == 1:
+        assert torch.equal(answer.coarse[0], expected[2]) and torch.equal(answer.coarse[1], expected[3])
+        features = module.backbone(frames.flatten(0, 1))
+        assert all(torch.equal(*pair) for pair in zip(answer.features, features, strict=True))
+        assert all(
+            torch.equal(*pair)
+            for pair in zip(BiMattingNetwork(module).features(frames), features, strict=True)
+        )
+    assert answer.mask.shape == (4, 1, int(64 * ratio) // 16, int(96 * ratio) // 16)
+
+
+@torch.no_grad()
+def test_a_program_shows_its_taps() -> None:
+    torch.manual_seed(0)
+    module = bivm().eval()
+    tapped = parse_pipeline("attach-mimicking").run(
+        capture("bivm", checkpoint=None, untrained=True, size=(32, 48))
+    )
+    module.load_state_dict(tapped.state_dict(), strict=False)
+    frames = torch.rand(1, 2, 3, 32, 48)
+    theirs, ours = BiMattingNetwork(module).answer(frames), ProgramNetwork(tapped).answer(frames)
+    assert len(ours.features) == 4
+    for one, other in zip((*ours.features, ours.mask), (*theirs.features, theirs.mask), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_clamp_lets_gradients_lead_inward_only() -> None:
