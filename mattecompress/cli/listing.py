@@ -34,7 +34,7 @@ def recipes() -> None:
     from mattecompress.training.recipes import RECIPES
 
     for name, recipe in RECIPES.items():
-        typer.echo(f"{name:12} {recipe.model}, {recipe.steps} steps in {len(recipe.stages)} stages")
+        typer.echo(f"{name:16} {recipe.model}, {recipe.steps} steps in {len(recipe.stages)} stages")
 
 
 def passes() -> None:

@@ -38,6 +38,9 @@ def train(
         Path | None, typer.Option(help="With --data: a folder of videos or pictures to put behind it.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to begin with; default: random.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Trained weights of the recipe's teacher, where it has one.")
+    ] = None,
     seed: Seed = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda:0; default: a GPU if there is one.")] = None,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 100,
@@ -55,6 +58,8 @@ def train(
 
     mattecompress train --recipe rvm --data VideoMatte240K/train --backgrounds DVM/train -o trained/
 
+    mattecompress train --recipe bivm-small --teacher twin/weights.safetensors -o trained/
+
     torchrun --nproc-per-node 4 -m mattecompress train --recipe rvm -o trained/
     """
     from mattecompress.training.loop import train as train_recipe
@@ -71,6 +76,7 @@ def train(
         name=recipe,
         data=clips,
         checkpoint=checkpoint,
+        teacher=teacher,
         device=device,
         save_every=save_every,
         stop_after=stop_after,

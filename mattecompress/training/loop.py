@@ -1,6 +1,5 @@
 """The training loop: stages of a recipe, checkpoints that resume exactly, a record of what was done."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ from mattecompress.data.clips import procedural_clip
 from mattecompress.data.datasets.mixing import MixedClips
 from mattecompress.files import atomic_path
 from mattecompress.losses import matting_loss, segmentation_loss
-from mattecompress.models import build_model
 from mattecompress.training.batches import Batch, ClipSource
+from mattecompress.training.beginning import build_network, build_teacher, origin
 from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut, evaluate
-from mattecompress.training.network import Network, RVMNetwork
+from mattecompress.training.network import Network
+from mattecompress.training.objective import clip_loss
 from mattecompress.training.recipes import Recipe, Stage
 from mattecompress.training.state import RunState, TrainingError
 from mattecompress.training.world import World, join
@@ -51,6 +51,7 @@ def train(
     network: Network | None = None,
     data: MixedClips | None = None,
     checkpoint: Path | None = None,
+    teacher: Path | Network | None = None,
     device: str | None = None,
     save_every: int = 100,
     stop_after: int | None = None,
@@ -71,6 +72,7 @@ def train(
             place and ends with the saved weights.
         data: clips to train on instead of procedural ones.
         checkpoint: weights for the recipe's model to begin with; random ones otherwise.
+        teacher: what a recipe with mimicking compares features with: weights for its teacher, or another network.
         device: such as `cpu` or `cuda:0`; by default a GPU if there is one.
         save_every: steps between checkpoints.
         stop_after: stop, with a checkpoint, once this many steps of the whole run are done.
@@ -78,18 +80,23 @@ def train(
         quiet: show no progress on standard error.
 
     Raises:
-        TrainingError: `out` holds another run, the loss is no longer finite, or the seed is that of the held-out
-            clips.
-        CheckpointError: `checkpoint` does not fit.
+        TrainingError: `out` holds another run, the loss is no longer finite, the seed is that of the held-out
+            clips, or the recipe wants a teacher and none is given, or the other way round.
+        CheckpointError: `checkpoint` or `teacher` does not fit.
         DatasetError, MediaError: `data` cannot be read.
     """
     if seed == HELD_OUT_SEED:
         raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
+    guide = build_teacher(recipe, name, teacher)
+    taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:
-        run = Run(recipe, seed, world, network or build_network(recipe, seed, checkpoint), data)
+        start = network or build_network(recipe.model, seed, checkpoint)
+        run = Run(recipe, seed, world, start, data, guide)
         identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
         if data:
             identity["data"] = data.identity
+        if taught_by:
+            identity["teacher"] = taught_by["sha256"]
         run.state.restore(out, identity)
         last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
         with _progress(quiet or not world.leads) as progress:
@@ -102,14 +109,21 @@ def train(
                 world.wait()
         if run.state.step < recipe.steps:
             return None
-        return run.finish(out, name, held_out, origin(checkpoint) if checkpoint else None)
+        begins_with = origin(checkpoint) if checkpoint else None
+        return run.finish(out, name, held_out, {"begins_with": begins_with, "taught_by": taught_by})
 
 
 class Run:
     """A training run in memory."""
 
     def __init__(
-        self, recipe: Recipe, seed: int, world: World, network: Network, data: MixedClips | None = None
+        self,
+        recipe: Recipe,
+        seed: int,
+        world: World,
+        network: Network,
+        data: MixedClips | None = None,
+        teacher: Network | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -117,8 +131,11 @@ class Run:
         self.data = data.identity if data else DATA
         self.source = ClipSource(seed, world.rank, world.device, data or procedural_clip)
         self.network = network
+        self.teacher = teacher
         module = network.module.to(world.device)
         world.share(module)
+        if teacher is not None:
+            teacher.module.to(world.device).eval().requires_grad_(False)
         groups = [
             {"params": [p for n, p in module.named_parameters() if _part(n) == part], "part": part, "lr": 0.0}
             for part in (*PARTS, "decoder")
@@ -153,10 +170,8 @@ class Run:
         self.state.seconds += time.monotonic() - start
         return total
 
-    def finish(
-        self, out: Path, name: str, held_out: HeldOut, begins_with: dict[str, Any] | None
-    ) -> TrainingRecord:
-        """Save the weights, measure them as saved, write the record."""
+    def finish(self, out: Path, name: str, held_out: HeldOut, others: dict[str, Any]) -> TrainingRecord:
+        """Save the weights, measure them as saved, write the record, with what it says of `others`."""
         module = self.state.model
         if self.state.average:
             module.load_state_dict(self.state.average)
@@ -181,7 +196,7 @@ class Run:
             "seconds": round(self.state.seconds),
             "held_out": scores,
             "losses": [round(loss, 5) for loss in self.state.losses],
-            "begins_with": begins_with,
+            **others,
         }
         if self.world.leads:
             with atomic_path(record) as temporary:
@@ -209,22 +224,28 @@ class Run:
 
     def _losses(self, stage: Stage) -> Iterator[Tensor]:
         """The step's losses, one pass after the other, so that one graph at a time is in memory."""
-        size = (stage.batch, stage.frames, stage.height, stage.width)
         if stage.frames:
-            batch = self._batch("matting", *size)
+            sides = stage.sides(self.seed, self.state.step)
+            batch = self._batch("matting", stage.batch, stage.frames, *sides)
             with self._precision(stage):
-                answer = self.network.matte(batch.frames)
-            yield matting_loss(*answer, batch.foreground, batch.alpha)["total"]
+                answer = self.network.answer(batch.frames)
+                taught = self._taught(batch) if stage.mimicking else ()
+            yield clip_loss(self.recipe, stage, batch, answer, taught, self.state.model)
         if stage.high is not None:
             batch = self._batch("high", stage.batch, stage.high.frames, stage.high.height, stage.high.width)
             with self._precision(stage):
-                answer = self.network.matte(batch.frames, stage.high.ratio)
-            yield matting_loss(*answer, batch.foreground, batch.alpha)["total"]
+                matte = self.network.matte(batch.frames, stage.high.ratio)
+            yield matting_loss(*matte, batch.foreground, batch.alpha)["total"]
         if stage.segmentation:
-            batch = self._batch("segmentation", *size)
+            batch = self._batch("segmentation", stage.batch, stage.frames, stage.height, stage.width)
             with self._precision(stage):
                 logits = self.network.segment(batch.frames)
             yield segmentation_loss(logits, (batch.alpha > 0.5).float())
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> tuple[Tensor, ...]:
+        assert self.teacher is not None
+        return self.teacher.features(batch.frames)
 
     def _batch(self, purpose: str, *size: int) -> Batch:
         return self.source.batch(purpose, self.state.step, *size)
@@ -289,26 +310,6 @@ def save_weights(
     }
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(stored))
-
-
-def build_network(recipe: Recipe, seed: int, checkpoint: Path | None) -> Network:
-    """The recipe's model with the checkpoint's weights, or with random ones from `seed`."""
-    torch.manual_seed(seed)
-    return RVMNetwork(build_model(recipe.model, checkpoint, untrained=checkpoint is None))
-
-
-def origin(checkpoint: Path) -> dict[str, Any]:
-    """What a record says of the weights that a run begins with: name, SHA-256, and their own record.
-
-    The record is looked for beside the weights, as `record.json` or under their name.
-    """
-    places = (checkpoint.with_name("record.json"), checkpoint.with_suffix(".json"))
-    record = next((place for place in places if place.is_file()), None)
-    return {
-        "file": checkpoint.name,
-        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        "record": json.loads(record.read_text()) if record else None,
-    }
 
 
 def _part(name: str) -> str:

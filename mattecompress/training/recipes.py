@@ -1,7 +1,8 @@
 """Training recipes: what is trained, on what clips, at what rates, in which stages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
+from random import Random
 
 from mattecompress.errors import UserError
 from mattecompress.options import nearest
@@ -42,6 +43,10 @@ class Stage:
     freeze_norms: begin with the running mean of the weights, measure batch-norm statistics on RECALIBRATION batches
         unless the stage before has, then hold them (the refiner's go on moving).
     bfloat16: run the networks under bfloat16 autocast; losses stay float32.
+    mimicking: weight of the distance to the teacher's features, BiVM equation (21).
+    evolution: weight of the squared factors of shortcuts over several layers, BiVM equation (18).
+    smallest: sides of the matting pass's clips are drawn anew at each step, multiples of 16 from here up to height and
+        width; 0 means they are these.
     """
 
     steps: int
@@ -56,6 +61,17 @@ class Stage:
     segmentation: bool = False
     freeze_norms: bool = False
     bfloat16: bool = True
+    mimicking: float = 0.0
+    evolution: float = 0.0
+    smallest: int = 0
+
+    def sides(self, seed: int, step: int) -> tuple[int, int]:
+        """Height and width of the matting pass's clips at a step of the run."""
+        if not self.smallest:
+            return self.height, self.width
+        draw = Random(f"{seed} {step}")
+        height, width = (draw.randrange(self.smallest, side + 1, 16) for side in (self.height, self.width))
+        return height, width
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by at the stage's own `step`."""
@@ -71,6 +87,8 @@ class Recipe:
     clip_norm: largest norm of the gradient; 0 leaves it as it is.
     average: decay a step of the running mean of the weights that is saved in the end; 0 saves the last weights.
     half: save the weights as float16.
+    teacher: the model whose features a stage with mimicking compares with.
+    coarse: weight of the loss on the coarse matte, where the network gives one.
     """
 
     model: str
@@ -80,6 +98,8 @@ class Recipe:
     clip_norm: float = 0.0
     average: float = 0.0
     half: bool = False
+    teacher: str = ""
+    coarse: float = 0.0
 
     @property
     def trained_parts(self) -> frozenset[str]:
@@ -112,7 +132,48 @@ class Recipe:
         return stage.factor(local) * min(1.0, (step + 1) / max(self.warmup, 1))
 
 
+HIGH = HighPass(6, 2048, 2048, 0.25)
+BIVM_STAGES = (
+    Stage(20000, 1, 15, 512, 512, Rates(1e-4, 2e-4, 2e-4), segmentation=True, bfloat16=False, smallest=256),
+    Stage(2000, 1, 20, 512, 512, Rates(5e-5, 1e-4, 1e-4), segmentation=True, bfloat16=False),
+    Stage(1000, 1, 40, 512, 512, Rates(1e-5, 1e-5, 1e-5, 2e-4), high=HIGH, segmentation=True, bfloat16=False),
+    Stage(5000, 1, 20, 512, 512, Rates(1e-5, 1e-5, 5e-5, 2e-4), high=HIGH, segmentation=True, bfloat16=False),
+)
+SMALL_STAGES = (
+    Stage(1100, 8, 1, 96, 160, Rates(1e-4, 2e-4, 2e-4), bfloat16=False),
+    Stage(300, 2, 4, 96, 160, Rates(5e-5, 1e-4, 1e-4), bfloat16=False),
+    Stage(150, 2, 4, 144, 256, Rates(5e-5, 1e-4, 1e-4), fade=0.1, bfloat16=False),
+)
+
+
+def mimicking(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages with BiVM's weights of mimicking and evolution in the first."""
+    first, *others = stages
+    return (replace(first, mimicking=1e-4, evolution=1e-4), *others)
+
+
 RECIPES = {
+    "bivm": Recipe(model="bivm", stages=mimicking(BIVM_STAGES), teacher="bivm-32bit", coarse=0.25),
+    "bivm-32bit": Recipe(model="bivm-32bit", stages=BIVM_STAGES, coarse=0.25),
+    "bivm-small": Recipe(
+        model="bivm",
+        stages=mimicking(SMALL_STAGES),
+        clip_norm=1.0,
+        average=0.99,
+        teacher="bivm-32bit",
+        coarse=0.25,
+    ),
+    "bivm-32bit-small": Recipe(
+        model="bivm-32bit",
+        stages=(
+            Stage(1000, 8, 1, 96, 160, Rates(1e-3, 1e-3, 1e-3), fade=0.2, bfloat16=False),
+            Stage(300, 2, 4, 144, 256, Rates(2e-4, 2e-4, 2e-4), fade=0.1, bfloat16=False),
+        ),
+        warmup=50,
+        clip_norm=1.0,
+        average=0.99,
+        coarse=0.25,
+    ),
     "rvm": Recipe(
         model="rvm-mobilenetv3",
         stages=(
@@ -125,7 +186,7 @@ RECIPES = {
                 512,
                 512,
                 Rates(1e-5, 1e-5, 1e-5, 2e-4),
-                high=HighPass(6, 2048, 2048, 0.25),
+                high=HIGH,
                 segmentation=True,
             ),
             Stage(
@@ -135,7 +196,7 @@ RECIPES = {
                 512,
                 512,
                 Rates(1e-5, 1e-5, 5e-5, 2e-4),
-                high=HighPass(6, 2048, 2048, 0.25),
+                high=HIGH,
                 segmentation=True,
             ),
         ),
@@ -182,7 +243,12 @@ RECIPES = {
 }
 """`rvm` follows the four stages of Lin et al. 2021, section 5.1, with 1000 steps for each epoch, from random weights and
 on procedural clips unless others are given. `rvm-small` is our own, sized for one CPU core; `rvm-small-more` goes on
-from its weights and made those that are shipped."""
+from its weights and made those that are shipped.
+
+`bivm` follows Xu et al. 2025, section 4, in the same way, with BiMatting's lengths and rates where the paper's are lost in
+our copy, and after no pretraining: the evolution regulariser, which belongs to that, stands in the first stage. Its
+teacher is trained by `bivm-32bit`, the same stages without mimicking. `bivm-small` has the paper's rates and weights at
+the lengths and sizes of an hour on a CPU, and `bivm-32bit-small` is the recipe of its teacher, our own."""
 
 
 def find_recipe(name: str) -> Recipe:

@@ -49,7 +49,7 @@ def test_lists(done: Cli) -> None:
     assert "options: weights=8, activations=8, range=mse, first=8, last=none, exclude=[refiner.*]" in passes
     assert all(name in done("pipelines").out for name in PIPELINES)
     assert "cortex-a76    aarch64-linux-gnu" in done("targets").out
-    assert "rvm-small    rvm-mobilenetv3, " in done("recipes").out
+    assert "rvm-small        rvm-mobilenetv3, " in done("recipes").out
 
 
 def test_doctor(done: Cli) -> None:

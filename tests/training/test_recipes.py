@@ -38,3 +38,21 @@ def test_rates_warm_up_and_fade() -> None:
     assert recipe.scale(50) == pytest.approx(0.6)
     assert recipe.scale(99) == pytest.approx(0.2, rel=1e-2)
     assert all(recipe.scale(step) >= recipe.scale(step + 1) for step in range(10, 99))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_teacher_is_mimicked_in_the_first_stage_only(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.teacher in ("", *MODELS)
+    assert [bool(stage.mimicking) for stage in recipe.stages] == [
+        bool(recipe.teacher) and number == 0 for number in range(len(recipe.stages))
+    ]
+
+
+def test_sides_are_drawn_where_a_smallest_is_given() -> None:
+    drawn = Stage(5, 1, 1, 128, 192, RATES, smallest=64)
+    sides = [drawn.sides(1, step) for step in range(200)]
+    assert sides == [drawn.sides(1, step) for step in range(200)]
+    assert {height for height, _ in sides} == set(range(64, 129, 16))
+    assert {width for _, width in sides} == set(range(64, 193, 16))
+    assert Stage(5, 1, 1, 64, 96, RATES).sides(1, 0) == (64, 96)
