@@ -70,11 +70,12 @@ class EvolveEncoder(Pass):
         expect(program.level is not Level.LOWERED, "the program is lowered: evolve the encoder before")
         nodes = self._nodes(program)
         expect(nodes, f"no operation comes from a module '{self.encoder}'")
+        frames, features = _ends(program, nodes)
         if self._is_evolved(program):
+            expect(self._fits(program, features), f"{self.encoder} is evolved already, by another plan")
             return
         modules = [node.name for node in nodes if program.facts(node).precision]
         expect(not modules, f"%{next(iter(modules), '')} is not float: evolve the encoder first")
-        frames, features = _ends(program, nodes)
         expect(len(frames) == 1, f"{self.encoder} reads {len(frames)} values, not one frame")
         expect(program.facts(frames[0]).shape[1] == 3, f"%{frames[0].name} is no RGB frame")
         planned = len(self._plan.channels)
@@ -84,8 +85,7 @@ class EvolveEncoder(Pass):
         """The encoder is one of evolvable blocks, and gives the plan's channels."""
         expect(self._is_evolved(program), f"{self.encoder} has no evolvable blocks")
         _, features = _ends(program, self._nodes(program))
-        found = tuple(program.facts(node).shape[1] for node in features)
-        expect(found == self._plan.channels, f"features have {found} channels, not {self._plan.channels}")
+        expect(self._fits(program, features), f"features have other channels than {self._plan.channels}")
 
     def apply(self, program: Program, context: Context) -> str | None:
         """The new encoder in place of the old, then weights for those that read it."""
@@ -127,6 +127,9 @@ class EvolveEncoder(Pass):
         encoder.draw_factors(torch.Generator().manual_seed(seed))
         outputs = tuple(f"f{number}" for number in range(1, len(self._plan.channels) + 1))
         return capture(encoder, Signature((("x", frame),), outputs), BinaryEncoder.__name__)
+
+    def _fits(self, program: Program, features: list[fx.Node]) -> bool:
+        return tuple(program.facts(node).shape[1] for node in features) == self._plan.channels
 
     def _covers(self, path: str) -> bool:
         return path == self.encoder or path.startswith(f"{self.encoder}.")

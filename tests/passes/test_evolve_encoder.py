@@ -151,6 +151,8 @@ def test_refuses_a_plan_that_does_not_fit(program: Program, options, message: st
 def test_refuses_what_is_no_encoder(program: Program, tiny: Program) -> None:
     with pytest.raises(PreconditionError, match="no operation comes from a module 'encoder'"):
         evolve()(tiny)
+    with pytest.raises(PreconditionError, match="is evolved already, by another plan"):
+        evolve(stem=4)(evolve()(program).program)
     with pytest.raises(PreconditionError, match="is no RGB frame"):
         EvolveEncoder("head", groups=(), widening=())(program)
 
