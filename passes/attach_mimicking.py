@@ -1,9 +1,10 @@
-"""outputs  become  outputs, tap1 ... tapN and tap_mask: the features F_s of an encoder and the mask M of
+"""outputs  become  outputs, tap1 ... tapN, tap_mask and tap_coarse: the features F_s of an encoder and the mask M of
 
     L_LBM = sum_s || M_s * (F_s - F_s*) ||_2
 
-with F_s* the same features of a float teacher. The loss is `mattecompress.losses.mimicking_loss`; the training loop
-puts it on the taps that it finds.
+with F_s* the same features of a float teacher, and the coarse matte whose alpha the mask is made of, before any clamp:
+no gradient passes the mask, so that the coarse matte learns from a loss of its own. The losses are those of
+`mattecompress.losses`; the training loop puts them on the taps that it finds.
 
 Source: BiVM equation (20), whose symbols are lost in our copy of the paper: a reconstruction (R).
 """
@@ -11,6 +12,7 @@ Source: BiVM equation (20), whose symbols are lost in our copy of the paper: a r
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import fx
 
 from mattecompress.modules.spatial_mask import SpatialMask
@@ -19,6 +21,9 @@ from mattecompress.program import Level, Program
 
 TAP = "tap"
 MASK = "tap_mask"
+COARSE = "tap_coarse"
+MATTE_CHANNELS = 4
+"""Foreground and alpha."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,12 @@ class AttachMimicking(Pass):
         expect(found != self.remove, "taps are left" if self.remove else "no feature is tapped")
 
     def apply(self, program: Program, context: Context) -> str | None:
-        """Each feature, then the mask where there is one."""
+        """Each feature, then the mask and the coarse matte where there are such."""
         taps = tap_names(program)
         if bool(taps) != self.remove:
             return None
         if self.remove:
-            kept = {name: node for name, node in program.outputs.items() if name not in (*taps, MASK)}
+            kept = {name: node for name, node in program.outputs.items() if name not in (*taps, MASK, COARSE)}
             program.graph.output_node().args = (tuple(kept.values()),)
             program.output_names = tuple(kept)
             return f"{len(taps)} taps removed"
@@ -60,6 +65,8 @@ class AttachMimicking(Pass):
         masks = program.called_modules(SpatialMask)[:1]
         for mask in masks:
             program.add_output(MASK, mask)
+            for coarse in _matte_of(program, mask):
+                program.add_output(COARSE, coarse)
         return f"{len(features)} features of {self.encoder}, {'under a mask' if masks else 'no mask'}"
 
     def _features(self, program: Program) -> list[fx.Node]:
@@ -67,6 +74,16 @@ class AttachMimicking(Pass):
         scopes = {node: program.facts(node).scope for node in program.operations()}
         own = {node for node, scope in scopes.items() if f"{scope}.".startswith(f"{self.encoder}.")}
         return [node for node in scopes if node in own and any(user not in own for user in node.users)]
+
+
+def _matte_of(program: Program, mask: fx.Node) -> list[fx.Node]:
+    """The image of foreground and alpha that the mask's alpha is the last channel of, if it is one."""
+    alpha = mask.all_input_nodes[0]
+    if alpha.target is not torch.ops.aten.slice.Tensor:
+        return []
+    (whole,) = alpha.all_input_nodes
+    last = alpha.args[1:3] == (1, MATTE_CHANNELS - 1)
+    return [whole] if last and program.facts(whole).shape[1] == MATTE_CHANNELS else []
 
 
 def tap_names(program: Program) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mattecompress.data.sources import frame_node
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
 from mattecompress.models.rvm import lay_out
-from mattecompress.passes.attach_mimicking import MASK, tap_names
+from mattecompress.passes.attach_mimicking import COARSE, MASK, tap_names
 from mattecompress.program import Program
 
 
@@ -125,17 +125,18 @@ class BiMattingNetwork(RVMNetwork):
 class ProgramNetwork:
     """A captured matting program, run frame by frame from zero states, as a `Network`.
 
-    The program has one frame input, its states, and the outputs `fgr` and `pha`. Sizes may be open: a state is as
-    large as the program's shape facts say for the frames at hand.
+    The program has one frame input, its states, and the outputs `fgr` and `pha`, whose clamps are `InwardClamp` here
+    too. Sizes may be open: a state is as large as the program's shape facts say for the frames at hand.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.module = program.graph_module
         self.frame_name = str(frame_node(program).target)
+        self._run = _InwardInterpreter(program)
 
     def answer(self, frames: Tensor, ratio: float = 1) -> Answer:
-        """The matte of (B,T,3,H,W); features and mask where `attach-mimicking` has tapped them.
+        """The matte of (B,T,3,H,W); the coarse one, features and mask where `attach-mimicking` has tapped them.
 
         Raises:
             UnsupportedPassError: `ratio` is not 1 (a program's ratio is fixed when it is captured), or the program's
@@ -148,14 +149,18 @@ class ProgramNetwork:
         states = self._zero_states(frames[:, 0])
         seen: dict[str, list[Tensor]] = {name: [] for name in self.program.output_names}
         for frame in frames.unbind(1):
-            outputs = self.program.run(**{self.frame_name: frame}, **states)
+            outputs = self._run(**{self.frame_name: frame}, **states)
             states = {pair.input: outputs[pair.output] for pair in self.program.states}
             for name, value in outputs.items():
                 seen[name].append(value)
         clips = {name: torch.stack(values, 1) for name, values in seen.items()}
         taps = tuple(clips[name].flatten(0, 1) for name in tap_names(self.program))
         mask = clips[MASK].flatten(0, 1) if MASK in clips else None
-        return Answer(clips["fgr"].float(), clips["pha"].float(), None, taps, mask)
+        coarse = None
+        if COARSE in clips:
+            raw = clips[COARSE].flatten(0, 1)
+            coarse = clamped(raw[:, :3], raw[:, 3:], resized(frames, raw))
+        return Answer(clips["fgr"].float(), clips["pha"].float(), coarse, taps, mask)
 
     def matte(self, frames: Tensor, ratio: float = 1) -> tuple[Tensor, Tensor]:
         """(B,T,3,H,W) to foreground (B,T,3,H,W) and alpha (B,T,1,H,W), float32 in 0..1."""
@@ -186,6 +191,29 @@ class ProgramNetwork:
             name: frame.new_zeros([evaluate_size(size, symbols) for size in shape])
             for name, shape in shapes.items()
         }
+
+
+class _InwardInterpreter(fx.Interpreter):
+    """Runs a program; an output that is a clamp to 0..1 is an `InwardClamp`."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.graph_module)
+        self.program = program
+        self.clamps = {
+            node
+            for node in program.outputs.values()
+            if node.target is torch.ops.aten.clamp.default and node.args[1:] == (0, 1)
+        }
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n not in self.clamps:
+            return super().run_node(n)
+        (x, *_), _ = self.fetch_args_kwargs_from_env(n)
+        return InwardClamp.apply(x)  # type: ignore[no-untyped-call]
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        values = self.run(*(inputs[name] for name in self.program.input_names))
+        return dict(zip(self.program.output_names, values, strict=True))
 
 
 def _solve(shape: tuple[int | str, ...], sizes: torch.Size) -> dict[str, int]:

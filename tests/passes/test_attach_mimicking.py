@@ -51,6 +51,23 @@ def test_taps_are_outputs() -> None:
     assert parse_program(print_program(result.program), result.program.state_dict()) == result.program
 
 
+class Coarse(Net):
+    """Its mask is made of the last of four channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        f1, f2 = self.encoder(x)
+        matte = torch.cat([f2, f2, f2, -f2], 1)
+        return f1 * F.interpolate(self.mask(matte[:, 3:]), scale_factor=2.0)
+
+
+def test_a_coarse_matte_is_tapped() -> None:
+    program = capture(Coarse(True).eval(), Signature((("x", (2, 1, 8, 12)),), ("y",)), "net")
+    tapped = AttachMimicking("encoder")(program).program
+    outputs = tapped.run(x=torch.rand(2, 1, 8, 12))
+    assert outputs["tap_coarse"].shape == (2, 4, 2, 3)
+    assert AttachMimicking(remove=True)(tapped).program == program
+
+
 def test_come_off_again() -> None:
     program = program_of()
     tapped = AttachMimicking("encoder")(program).program

@@ -172,7 +172,9 @@ def test_programs_mimic_programs(rvm: Program, tmp_path: Path) -> None:
         quiet=True,
     )
     moved = [name for name, value in student.state_dict().items() if not torch.equal(value, before[name])]
-    assert {"backbone", "aspp", "decoder", "project_mat"} <= {name.partition(".")[0] for name in moved}
+    parts = {"backbone", "aspp", "decoder", "project_mat", "sparsifier"}
+    assert parts <= {name.partition(".")[0] for name in moved}
+    assert "sparsifier.conv.weight" in moved
     assert parse_pipeline("attach-mimicking{remove=true}").run(student).output_names == rvm.output_names
 
 

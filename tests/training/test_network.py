@@ -67,7 +67,8 @@ def test_a_program_shows_its_taps() -> None:
     frames = torch.rand(1, 2, 3, 32, 48)
     theirs, ours = BiMattingNetwork(module).answer(frames), ProgramNetwork(tapped).answer(frames)
     assert len(ours.features) == 4
-    for one, other in zip((*ours.features, ours.mask), (*theirs.features, theirs.mask), strict=True):
+    seen = [(*answer.coarse, *answer.features, answer.mask) for answer in (ours, theirs)]
+    for one, other in zip(*seen, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
@@ -98,6 +99,15 @@ def test_program_carries_its_states_over_a_clip(module: RVM, program: Program) -
     expected = module(frames)
     torch.testing.assert_close(fgr, expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(pha, expected[1], rtol=0, atol=1e-5)
+
+
+def test_a_program_learns_from_alphas_below_0(program: Program) -> None:
+    dark = program.clone()
+    bias = dark.graph_module.get_parameter("project_mat.conv.bias")
+    bias.data.fill_(-100)
+    _, pha = ProgramNetwork(dark).matte(torch.rand(1, 1, 3, 64, 64))
+    (-pha.sum()).backward()
+    assert pha.max() == 0 and bias.grad[3] < 0
 
 
 def test_program_says_what_it_cannot_do(module: RVM, program: Program) -> None:
