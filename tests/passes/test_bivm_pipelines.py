@@ -120,6 +120,7 @@ def test_computes_what_the_model_computes(name: str) -> None:
         torch.testing.assert_close(after[key], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_has_the_parts_of_the_model(piped: Callable[[str], Program]) -> None:
     one_bit, twin = piped("bivm"), piped("bivm-32bit")
     assert one_bit.level is twin.level is Level.TRAINABLE
