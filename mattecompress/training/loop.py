@@ -23,7 +23,7 @@ from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut, 
 from mattecompress.training.network import Network
 from mattecompress.training.objective import clip_loss
 from mattecompress.training.recipes import Recipe, Stage
-from mattecompress.training.state import RunState, TrainingError
+from mattecompress.training.state import RunState, TrainingError, save_weights
 from mattecompress.training.world import World, join
 
 PARTS = ("backbone", "aspp", "refiner")
@@ -292,24 +292,6 @@ def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     """The batch norms outside the refiner."""
     found = module.named_modules()
     return [norm for name, norm in found if isinstance(norm, nn.BatchNorm2d) and _part(name) != "refiner"]
-
-
-def save_weights(
-    module: nn.Module, path: Path, half: bool = False, without: frozenset[str] = frozenset()
-) -> None:
-    """Write a state dict as safetensors, whole or not at all.
-
-    half: store floating tensors as float16 instead of float32.
-    without: parts (first components of names) that are left out.
-    """
-    kind = torch.float16 if half else torch.float32
-    stored = {
-        name: (value.to(kind) if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
-        if name.partition(".")[0] not in without
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(stored))
 
 
 def _part(name: str) -> str:

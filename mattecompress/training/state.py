@@ -78,6 +78,24 @@ class RunState:
         return True
 
 
+def save_weights(
+    module: nn.Module, path: Path, half: bool = False, without: frozenset[str] = frozenset()
+) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    half: store floating tensors as float16 instead of float32.
+    without: parts (first components of names) that are left out.
+    """
+    kind = torch.float16 if half else torch.float32
+    stored = {
+        name: (value.to(kind) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+        if name.partition(".")[0] not in without
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(stored))
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first; what an interrupted write left behind is removed."""
     for partial in folder.glob(f".{PREFIX}*"):

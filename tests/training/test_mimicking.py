@@ -18,11 +18,11 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.training.beginning import build_network
 from mattecompress.training.evaluation import HeldOut
-from mattecompress.training.loop import Run, save_weights, train
+from mattecompress.training.loop import Run, train
 from mattecompress.training.network import ProgramNetwork, resized
 from mattecompress.training.objective import clip_loss, crossing_factors
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
-from mattecompress.training.state import TrainingError
+from mattecompress.training.state import TrainingError, save_weights
 from mattecompress.training.world import World
 
 RATES = Rates(1e-4, 2e-4, 2e-4)
@@ -108,7 +108,7 @@ def test_refuses_another_teacher_in_the_folder(teacher: Path, tmp_path: Path) ->
 
 def test_the_loss_is_the_sum_of_its_terms(teacher: Path) -> None:
     network, guide = build_network("bivm", 0, None), build_network("bivm-32bit", 0, teacher)
-    run = Run(TINY, 3, ALONE, network, guide)
+    run = Run(TINY, 3, ALONE, network, teacher=guide)
     batch = run.source.batch("matting", 0, 2, 2, 64, 64)
     answer, taught = network.answer(batch.frames), guide.features(batch.frames)
     small = [resized(clip, answer.coarse[0]) for clip in (batch.foreground, batch.alpha)]
@@ -137,7 +137,7 @@ def test_says_what_a_network_lacks() -> None:
 def test_teacher_stays_as_it_is(teacher: Path) -> None:
     guide = build_network("bivm-32bit", 0, teacher)
     before = {name: value.clone() for name, value in guide.module.state_dict().items()}
-    Run(TINY, 3, ALONE, build_network("bivm", 0, None), guide).advance()
+    Run(TINY, 3, ALONE, build_network("bivm", 0, None), teacher=guide).advance()
     assert all(torch.equal(before[name], value) for name, value in guide.module.state_dict().items())
     assert not guide.module.training
 
@@ -183,7 +183,7 @@ def test_a_few_dozen_steps_lower_the_loss(teacher: Path) -> None:
     """On clips that no step sees; the matte's own loss, since a teacher of random weights is no help to it."""
     steps = replace(FIRST, steps=40, batch=4, frames=1, rates=Rates(1e-3, 2e-3, 2e-3))
     network, guide = build_network("bivm", 0, None), build_network("bivm-32bit", 0, teacher)
-    run = Run(replace(TINY, stages=(steps,)), 3, ALONE, network, guide)
+    run = Run(replace(TINY, stages=(steps,)), 3, ALONE, network, teacher=guide)
     batch = run.source.batch("matting", 1000, 8, 1, 64, 64)
 
     def loss() -> float:
