@@ -29,6 +29,7 @@ class Mse:
 
 
 Rule = Literal["support_residual", "residual", "xor"]
+"""Those of `mattecompress.modules.spatial_mask`, without loading torch."""
 Recipe = Literal["fast", "paper"]
 """Minutes on two cores, or the papers' numbers."""
 
