@@ -26,10 +26,17 @@ from mattecompress.options import OptionError
 from mattecompress.passes.quantize import free_path
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.reconstruction.checkpoints import Checkpoints, Outcome, identity_of
+from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
 from mattecompress.reconstruction.learning import Stage
 from mattecompress.reconstruction.units import cut_units, reads_weight
-from mattecompress.reconstruction.walk import Walk, describe, learnable, mean_decibels, round_to_nearest
+from mattecompress.reconstruction.walk import (
+    Outcome,
+    Walk,
+    describe,
+    learnable,
+    mean_decibels,
+    round_to_nearest,
+)
 
 MEBIBYTE = 1 << 20
 SCALE_RATE = {"brecq": 4e-4, "qdrop": 4e-5}
@@ -92,9 +99,8 @@ class ReconstructBlocks(Pass):
         if all(_is_rounded(program, call) for call in weight_calls(program)):
             return None
         feed = Feed(program, context.clips)
-        checkpoints = Checkpoints(
-            context.folder, identity_of(str(replace(self, memory=0)), context.seed, program, feed)
-        )
+        identity = identity_of(str(replace(self, memory=0)), context.seed, program, feed)
+        checkpoints = Checkpoints(context.folder, self.name, identity)
         own_weights(program)
         walk = Walk(
             program,

@@ -1,11 +1,11 @@
-"""What was learned of each unit, on disk: whole or absent, and taken up again by the same work only."""
+"""What was learned, on disk: whole or absent, and taken up again by the same work only."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -22,50 +22,37 @@ class CheckpointError(UserError):
     """A checkpoint is damaged."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one unit in one stage.
+class Checkpoints:
+    """Named sets of tensors, each a file with a record of plain values; without a folder nothing is kept.
 
-    before, after: noise over signal of its outputs with nearest and with learned rounding and scales.
-    kept: whether what was learned was kept; what made the unit worse is not.
+    work: what is done, such as a pass's name. identity: from `identity_of`.
     """
 
-    stage: str
-    label: str
-    before: float
-    after: float
-    kept: bool
+    def __init__(self, folder: Path | None, work: str, identity: str) -> None:
+        self.folder = folder / f"{work}-{identity}" if folder else None
 
-
-class Checkpoints:
-    """One file for each unit and stage; without a folder nothing is kept."""
-
-    def __init__(self, folder: Path | None, identity: str) -> None:
-        self.folder = folder / f"reconstruct-blocks-{identity}" if folder else None
-
-    def save(self, stage: str, position: int, tensors: dict[str, Tensor], outcome: Outcome) -> None:
-        """Write the tensors of a unit and its outcome."""
+    def save(self, name: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Write tensors and what is said of them, in place of what was there."""
         if self.folder:
-            metadata = {"outcome": json.dumps(asdict(outcome))}
-            held = {name: value.detach().contiguous() for name, value in tensors.items()}
-            with atomic_path(self._path(stage, position)) as temporary:
-                safetensors.torch.save_file(held, temporary, metadata)
+            held = {key: value.detach().contiguous() for key, value in tensors.items()}
+            with atomic_path(self._path(name)) as temporary:
+                safetensors.torch.save_file(held, temporary, {"record": json.dumps(dict(record))})
 
-    def load(self, stage: str, position: int) -> tuple[dict[str, Tensor], Outcome] | None:
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was written, None where nothing was.
 
         Raises:
             CheckpointError: the file is damaged.
         """
-        if not self.folder or not self._path(stage, position).exists():
+        if not self.folder or not self._path(name).exists():
             return None
-        path = self._path(stage, position)
+        path = self._path(name)
         try:
             with safetensors.safe_open(path, "pt") as file:
-                outcome = Outcome(**json.loads(file.metadata()["outcome"]))
-                return {name: file.get_tensor(name) for name in file.keys()}, outcome  # noqa: SIM118
+                record = dict(json.loads(file.metadata()["record"]))
+                return {key: file.get_tensor(key) for key in file.keys()}, record  # noqa: SIM118
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{path}: damaged ({error}); remove it to learn the block again") from error
+            raise CheckpointError(f"{path}: damaged ({error}); remove it to learn that part again") from error
 
     def scratch(self, otherwise: Path) -> Path:
         """An empty folder for values that need not outlive the work.
@@ -83,13 +70,13 @@ class Checkpoints:
             raise UnwritableError(f"cannot write {path}: {error.strerror}; choose another folder") from error
         return path
 
-    def _path(self, stage: str, position: int) -> Path:
+    def _path(self, name: str) -> Path:
         assert self.folder
-        return self.folder / f"{stage}-{position:04d}.safetensors"
+        return self.folder / f"{name}.safetensors"
 
 
-def identity_of(work: str, seed: int, program: Program, feed: Feed) -> str:
-    """A name that another pass text, seed, program or clip would change."""
+def identity_of(work: str, seed: int, program: Program, feed: Feed, others: Sequence[Tensor] = ()) -> str:
+    """A name that another pass text, seed, program, clip or other tensor would change."""
     clips: Sequence[str] = [digest(value) for clip in feed.clips for value in clip.values()]
-    text = "\n".join([work, str(seed), print_program(program), *clips])
+    text = "\n".join([work, str(seed), print_program(program), *clips, *map(digest, others)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]

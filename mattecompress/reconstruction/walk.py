@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from mattecompress.feed import Feed
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
-from mattecompress.reconstruction.checkpoints import Checkpoints, Outcome
+from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.error import Error, decibels
 from mattecompress.reconstruction.learning import Learner, Stage
 from mattecompress.reconstruction.prefix import Prefix
@@ -20,6 +21,21 @@ from mattecompress.reconstruction.store import Store
 from mattecompress.reconstruction.units import Unit
 
 TELL_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one unit in one stage.
+
+    before, after: noise over signal of its outputs with nearest and with learned rounding and scales.
+    kept: whether what was learned was kept; what made the unit worse is not.
+    """
+
+    stage: str
+    label: str
+    before: float
+    after: float
+    kept: bool
 
 
 class Walk:
@@ -82,14 +98,14 @@ class Walk:
         return tell
 
     def _restored(self, stage: Stage, position: int, rounded: Prefix) -> Outcome | None:
-        found = self.checkpoints.load(stage.name, position)
+        found = self.checkpoints.load(_file(stage, position))
         if found is None:
             return None
-        tensors, outcome = found
+        tensors, record = found
         unit = rounded.units[position]
         _write(tensors, _tensors(self.program, unit))
         rounded.run(unit)
-        return outcome
+        return Outcome(**record)
 
     def _learned(
         self, stage: Stage, position: int, exact: Prefix, rounded: Prefix, tell: Callable[[int], None]
@@ -110,7 +126,7 @@ class Walk:
             round_to_nearest(self.program, unit)
             rounded.run(unit)
         outcome = Outcome(stage.name, unit.label, before, after, kept)
-        self.checkpoints.save(stage.name, position, held, outcome)
+        self.checkpoints.save(_file(stage, position), held, asdict(outcome))
         return outcome
 
 
@@ -170,6 +186,10 @@ def _tensors(program: Program, unit: Unit) -> dict[str, Tensor]:
 def _write(values: dict[str, Tensor], held: dict[str, Tensor]) -> None:
     for name, value in held.items():
         value.copy_(values[name])
+
+
+def _file(stage: Stage, position: int) -> str:
+    return f"{stage.name}-{position:04d}"
 
 
 def _seed(seed: int, stage: str, label: str) -> int:

@@ -204,7 +204,7 @@ def test_refuses_a_damaged_checkpoint(quantized: Program, tmp_path: Path) -> Non
     step(quantized, context)
     (path,) = tmp_path.rglob("qdrop-0000.safetensors")
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(CheckpointError, match="remove it to learn the block again"):
+    with pytest.raises(CheckpointError, match="remove it to learn that part again"):
         step(quantized, context)
 
 
