@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
@@ -31,7 +31,7 @@ class Feed:
         states = {state.input for state in program.states}
         self._frames = [node for node in program.inputs if node.target not in states]
         self._states = [node for node in program.inputs if node.target in states]
-        self.clips = [self._named(clip) for clip in clips]
+        self.clips = [self._named(number, clip) for number, clip in enumerate(clips, start=1)]
         if sum(self.length(number) for number in range(len(self))) == 0:
             raise CalibrationError(
                 "calibration needs clips and none were given: add --calibration with a video or a folder of clips, "
@@ -59,18 +59,23 @@ class Feed:
 
     def zeros(self, clip: int) -> dict[str, Tensor]:
         """The states that a clip begins with."""
-        symbols = self._symbols(clip)
-        facts = [(str(node.target), self.program.facts(node)) for node in self._states]
         return {
-            name: torch.zeros([evaluate_size(size, symbols) for size in fact.shape], dtype=fact.dtype)
-            for name, fact in facts
+            str(node.target): torch.zeros(self.shape(node, clip), dtype=self.program.facts(node).dtype)
+            for node in self._states
         }
+
+    def shape(self, node: fx.Node, clip: int) -> list[int]:
+        """What a node of the program yields for a frame of a clip."""
+        symbols = self._symbols(clip)
+        return [int(evaluate_size(size, symbols)) for size in self.program.facts(node).shape]
 
     def sizes(self, clip: int) -> tuple[tuple[int, ...], ...]:
         """The shapes of one frame; clips that agree in them can share a batch."""
         return tuple(tuple(value.shape[1:]) for value in self.clips[clip].values())
 
-    def _named(self, clip: Clip) -> Mapping[str, Tensor]:
+    def _named(self, number: int, clip: Clip) -> Mapping[str, Tensor]:
+        if not isinstance(clip, Tensor | Mapping):
+            raise CalibrationError(f"clip {number} is no tensor: {_why_no_tensor(clip)}")
         names = [str(node.target) for node in self._frames]
         if isinstance(clip, Tensor):
             if len(names) != 1:
@@ -86,17 +91,22 @@ class Feed:
         return {name: clip[name] for name in names}
 
     def _check(self, clip: int) -> None:
-        lengths = {len(value) for value in self.clips[clip].values()}
+        name, lengths = f"clip {clip + 1}", {len(value) for value in self.clips[clip].values()}
         if len(lengths) > 1:
-            raise CalibrationError(f"clip {clip + 1} has inputs of {' and '.join(map(str, lengths))} frames")
+            raise CalibrationError(f"{name} has inputs of {' and '.join(map(str, lengths))} frames")
+        if lengths == {0}:
+            raise CalibrationError(f"{name} holds no frames: leave it out")
         for node, value in zip(self._frames, self.clips[clip].values(), strict=True):
-            wanted, sizes = self.program.facts(node).shape, (1, *value.shape[1:])
-            if len(sizes) != len(wanted) or not all(map(_fits, sizes, wanted)):
-                shape, text = list(value.shape), ",".join(map(str, wanted))
+            wanted, sizes = self.program.facts(node), (1, *value.shape[1:])
+            if len(sizes) != len(wanted.shape) or not all(map(_fits, sizes, wanted.shape)):
+                shape, text = list(value.shape), ",".join(map(str, wanted.shape))
                 raise CalibrationError(
-                    f"clip {clip + 1} is {shape}, the program takes [{text}]: "
+                    f"{name} is {shape}, the program takes [{text}]: "
                     "resize the frames, or capture another size"
                 )
+            if value.dtype != wanted.dtype:
+                raise CalibrationError(f"{name} is {value.dtype}: give {wanted.dtype}, pictures in 0..1")
+            check_finite(value, name)
 
     def _symbols(self, clip: int) -> dict[str, int]:
         return {
@@ -105,6 +115,25 @@ class Feed:
             for have, want in zip((1, *value.shape[1:]), self.program.facts(node).shape, strict=True)
             for symbol in size_symbols(want)
         }
+
+
+def _why_no_tensor(clip: object) -> str:
+    """What to do about a clip of some other type, such as a list of frames."""
+    frames = clip if isinstance(clip, list | tuple) else []
+    shapes = [list(frame.shape) for frame in frames if isinstance(frame, Tensor)]
+    for number, shape in enumerate(shapes, start=1):
+        if shape != shapes[0]:
+            return f"frame {number} is {shape}, the first {shapes[0]}; give each size a clip of its own"
+    return f"stack the frames of this {type(clip).__name__} into one (T,3,H,W)"
+
+
+def check_finite(value: Tensor, clip: str) -> None:
+    """Raise `CalibrationError`, which names the first such frame, unless all of (T, ...) is finite."""
+    for number, frame in enumerate(value, start=1):
+        if not frame.isfinite().all():
+            raise CalibrationError(
+                f"values are not finite on frame {number} of {clip}: leave it out, or make the clip again"
+            )
 
 
 def _step(size: int | str) -> int:

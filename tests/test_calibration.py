@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -112,10 +114,31 @@ def test_refuses_a_program_that_takes_more_than_a_frame() -> None:
 def test_names_the_node_and_frame_where_a_value_is_not_finite(factor: float) -> None:
     with pytest.raises(CalibrationError, match="^%mul holds .* not finite on frame 1 of clip 1"):
         observe(summing(factor=factor), ["add", "mul"], [clip(2)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_refuses_frames_that_are_not_finite(value: float) -> None:
     frames = clip(3)
-    frames[1, 0, 0, 0] = float("nan")
-    with pytest.raises(CalibrationError, match="^%add holds .* on frame 2 of clip 2"):
+    frames[1, 0, 0, 0] = value
+    with pytest.raises(CalibrationError, match="^values are not finite on frame 2 of clip 2: leave it out"):
         observe(summing(), ["add"], [clip(2), frames])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (clip(2).unbind(), r"^clip 2 is no tensor: stack the frames of this tuple into one \(T,3,H,W\)$"),
+        (
+            [clip(1)[0], clip(1, 8, 6)[0]],
+            r"^clip 2 is no tensor: frame 2 is \[3, 8, 6\], the first \[3, 4, 6\]; give each size a clip of its own$",
+        ),
+        (clip(2).mul(255).to(torch.uint8), "^clip 2 is torch.uint8: give torch.float32, pictures in 0..1$"),
+        (clip(0), "^clip 2 holds no frames: leave it out$"),
+    ],
+)
+def test_refuses_what_is_no_clip(given: Any, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        observe(summing("2*h", "2*w"), ["add"], [clip(1), given])
 
 
 def cost(values: Tensor, low: Tensor, high: Tensor, config: QuantizerConfig) -> Tensor:
