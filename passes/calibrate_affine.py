@@ -9,23 +9,24 @@ Departures: every quantized convolution gets the two numbers, not only those tha
 DIS, not RAFT; what does not lower the loss over the calibration clips is undone.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mattecompress.evaluation import alpha_name
-from mattecompress.feed import CalibrationError, Feed
-from mattecompress.modules.quantizer import FakeQuantize
+from mattecompress.feed import CalibrationError, Feed, check_finite
 from mattecompress.optical_flow import dis_flow
 from mattecompress.options import OptionError
-from mattecompress.passes.reconstruct_blocks import own_weights, weight_calls
+from mattecompress.passes.reconstruct_blocks import own_weights
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, absorb, insert, layers_of
-from mattecompress.reconstruction.unrolled import Piece, sequence_loss, unrolled_alpha
+from mattecompress.reconstruction.affine import ApplyTo, layers_of
+from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
+from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
+from mattecompress.reconstruction.unrolled import Piece, unrolled_alpha
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,16 @@ class CalibrateAffine(Pass):
     def apply(self, program: Program, context: Context) -> str | None:
         """Learn on a copy, and absorb what was learned if it helped."""
         pieces = self._pieces(program, context)
+        identity = identity_of(
+            str(self), context.seed, program, Feed(program, context.clips), [piece.alpha for piece in pieces]
+        )
         own_weights(program)
-        copy = program.clone()
-        learned = _Learned(copy, self.apply_to)
-        before = self._loss(copy, pieces)
-        self._learn(copy, learned, pieces, context)
-        after = self._loss(copy, pieces)
+        learned = Learned(program, self.apply_to)
+        schedule = Schedule(self.epochs, self.batch, self.rate, self.flow_weight, context.seed)
+        work = EndToEnd(learned, pieces, schedule, Checkpoints(context.folder, self.name, identity))
+        before = work.loss()
+        work.learn(context.progress)
+        after = work.loss()
         if not after < before:
             return None
         learned.absorb(program)
@@ -78,52 +83,11 @@ class CalibrateAffine(Pass):
             f"loss x 1000: {1000 * before:.3f} -> {1000 * after:.3f}"
         )
 
-    def _learn(self, copy: Program, learned: "_Learned", pieces: list[Piece], context: Context) -> None:
-        name, parameters = alpha_name(copy), learned.parameters
-        optimizer = torch.optim.Adam(parameters, lr=self.rate)
-        generator = torch.Generator().manual_seed(context.seed)
-        steps = self.epochs * -(-len(pieces) // self.batch)
-        for step in range(steps):
-            if step % (steps // self.epochs) == 0:
-                order = torch.randperm(len(pieces), generator=generator).split(self.batch)
-            chosen = [pieces[index] for index in order[step % len(order)].tolist()]
-            optimizer.param_groups[0]["lr"] = self.rate * (1 + math.cos(math.pi * step / steps)) / 2
-            for parameter in parameters:
-                parameter.grad = torch.zeros_like(parameter)
-            for piece in chosen:
-                loss = sequence_loss(unrolled_alpha(copy, name, piece), piece, self.flow_weight) / len(chosen)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    if gradient is not None and parameter.grad is not None:
-                        parameter.grad += gradient
-            optimizer.step()
-            learned.keep_positive()
-            context.progress(step + 1, steps, "calibrate-affine")
-
-    @torch.no_grad()
-    def _loss(self, program: Program, pieces: list[Piece]) -> float:
-        """The mean over all sequences.
-
-        Raises:
-            CalibrationError: it is not finite.
-        """
-        name = alpha_name(program)
-        losses = [
-            sequence_loss(unrolled_alpha(program, name, piece), piece, self.flow_weight) for piece in pieces
-        ]
-        mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
-            raise CalibrationError("the loss is not finite: check the clips, their alpha and the weights")
-        return mean
-
     @torch.no_grad()
     def _pieces(self, program: Program, context: Context) -> list[Piece]:
         """Clips cut into sequences, the last of a clip maybe shorter."""
         feed, alphas = Feed(program, context.clips), context.alphas or [None] * len(context.clips)
-        if len(alphas) != len(feed):
-            raise CalibrationError(
-                f"{len(feed)} clips have {len(alphas)} alphas: give one, or none, for each"
-            )
+        self._check(program, feed, alphas)
         pieces = []
         for clip, start in ((c, s) for c in range(len(feed)) for s in range(0, feed.length(c), self.frames)):
             places = range(start, min(start + self.frames, feed.length(clip)))
@@ -135,6 +99,29 @@ class CalibrateAffine(Pass):
                 true_piece = true[start : start + len(frames)]
             pieces.append(Piece(frames, feed.zeros(clip), true_piece, self._flow(program, frames)))
         return pieces
+
+    def _check(self, program: Program, feed: Feed, alphas: Sequence[Tensor | None]) -> None:
+        if len(alphas) != len(feed):
+            raise CalibrationError(
+                f"{len(feed)} clips have {len(alphas)} alphas: give one, or none, for each"
+            )
+        longest = min(self.frames, max(feed.length(clip) for clip in range(len(feed))))
+        if longest < 2 and (program.states or self.flow != "none"):
+            what = "motion" if self.flow != "none" else "states"
+            raise CalibrationError(
+                f"every sequence has one frame, which says nothing of {what} over time: give clips of more frames"
+            )
+        output = program.outputs[alpha_name(program)]
+        for clip, alpha in enumerate(alphas):
+            if alpha is None:
+                continue
+            expected = [feed.length(clip), *feed.shape(output, clip)[1:]]
+            if list(alpha.shape) != expected:
+                raise CalibrationError(
+                    f"the alpha of clip {clip + 1} is {list(alpha.shape)}, the program yields {expected}: "
+                    "give each frame's, of the frame's size"
+                )
+            check_finite(alpha, f"the alpha of clip {clip + 1}")
 
     def _teacher_alpha(self, context: Context, frames: list[dict[str, Tensor]], clip: int) -> Tensor:
         teacher = context.teacher
@@ -155,44 +142,3 @@ class CalibrateAffine(Pass):
                 f"{program.name} takes no picture (1,3,H,W) to find motion in: use flow=none"
             )
         return dis_flow(torch.cat([frame[pictures[0]] for frame in frames]))
-
-
-class _Learned:
-    """What is learned, acting in a copy of the program whose weights are rounded for good."""
-
-    def __init__(self, copy: Program, apply_to: ApplyTo) -> None:
-        self.apply_to: ApplyTo = apply_to
-        layers = layers_of(copy)
-        self.numbers = {str(layer.call.target): insert(copy, layer, apply_to) for layer in layers}
-        self.scales: dict[str, nn.Parameter] = {}
-        weights = weight_calls(copy)
-        for call in copy.called_modules(FakeQuantize):
-            quantizer = copy.module(call)
-            assert isinstance(quantizer, FakeQuantize)
-            if call in weights:
-                weight = copy.tensor(call.all_input_nodes[0])
-                with torch.no_grad():
-                    weight.copy_(quantizer(weight))
-                copy.add_module(str(call.target), nn.Identity())
-            else:
-                self.scales[str(call.target)] = quantizer.scale
-        copy.graph_module.recompile()
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return [*(number for pair in self.numbers.values() for number in pair), *self.scales.values()]
-
-    @torch.no_grad()
-    def keep_positive(self) -> None:
-        for gamma, _ in self.numbers.values():
-            gamma.clamp_(min=SMALLEST_GAMMA)
-
-    @torch.no_grad()
-    def absorb(self, program: Program) -> None:
-        for layer in layers_of(program):
-            gamma, beta = self.numbers[str(layer.call.target)]
-            absorb(program, layer, gamma.detach(), beta.detach(), self.apply_to)
-        for path, scale in self.scales.items():
-            quantizer = program.graph_module.get_submodule(path)
-            assert isinstance(quantizer, FakeQuantize)
-            quantizer.scale.copy_(scale)

@@ -141,6 +141,18 @@ def test_pipelines(refused: Refused, tiny_file: str, pipeline: str, expected: st
     assert expected in refused("opt", tiny_file, "-p", pipeline, "-o", "out.mcg")
 
 
+def test_calibration_of_single_frames(refused: Refused, tiny_file: str) -> None:
+    words = ["-p", "ptq4vm{iterations=1}", "--calibration", "procedural", "--clips", 1, "--frames", 1]
+    assert "every sequence has one frame" in refused("opt", tiny_file, *words, "-o", "out.mcg")
+
+
+def test_calibration_of_pictures_of_two_sizes(refused: Refused, open_file: str, tmp_path: Path) -> None:
+    for number, size in enumerate(((16, 24), (24, 16))):
+        write_frames(tmp_path / "pictures" / f"{number}.png", [torch.zeros(3, *size)])
+    words = ["-p", "mse", "--calibration", "pictures", "-o", "out.mcg"]
+    assert "frame 1 is 24x16, the first is 16x24" in refused("opt", open_file, *words)
+
+
 @pytest.mark.parametrize("option", ["--print-after", "--print-before", "--stop-after"])
 def test_pass_that_is_not_in_the_pipeline(refused: Refused, tiny_file: str, option: str) -> None:
     message = refused("opt", tiny_file, "-p", "canonicalize", option, "canonicalise")

@@ -1,7 +1,16 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress import container
 from mattecompress.calibration import CalibrationError
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
@@ -13,6 +22,7 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.propagation import propagate
 from mattecompress.reconstruction.affine import absorb, insert, layers_of
+from mattecompress.reconstruction.checkpoints import CheckpointError
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.reconstruction.nets import FedBack, MobileNetV2, TwoInputs, captured, clips_for
@@ -116,6 +126,27 @@ def test_aims_at_true_alpha_where_it_is_known(quantized: Program) -> None:
         CalibrateAffine()(quantized, Context(clips=clips(), alphas=alphas[:1]))
 
 
+@pytest.mark.parametrize("options", [{}, {"flow": "dis"}])
+def test_refuses_single_frames(quantized: Program, context: Context, options: dict[str, str]) -> None:
+    what = "motion" if options else "states"
+    with pytest.raises(CalibrationError, match=f"one frame, which says nothing of {what} over time"):
+        CalibrateAffine(**options)(quantized, replace(context, clips=[clip[:1] for clip in clips()]))
+    with pytest.raises(CalibrationError, match=what):
+        CalibrateAffine(frames=1, **options)(quantized, context)
+
+
+def test_refuses_alphas_that_do_not_fit(quantized: Program, context: Context) -> None:
+    fits, bad = torch.zeros(5, 1, 16, 24), torch.zeros(5, 1, 16, 24)
+    bad[3, 0, 2, 2] = float("nan")
+    for alpha, message in (
+        (fits[:4], r"the alpha of clip 2 is \[4, 1, 16, 24\], the program yields \[5, 1, 16, 24\]"),
+        (fits[..., :8], r"the alpha of clip 2 is \[5, 1, 16, 8\]"),
+        (bad, "not finite on frame 4 of the alpha of clip 2"),
+    ):
+        with pytest.raises(CalibrationError, match=message):
+            CalibrateAffine()(quantized, replace(context, alphas=[fits, alpha]))
+
+
 def test_what_does_not_help_is_no_change(quantized: Program, context: Context) -> None:
     result = CalibrateAffine(epochs=1, rate=1e6)(quantized, context)
     assert not result.modified and result.program is quantized
@@ -132,6 +163,83 @@ def test_the_seed_decides_everything(quantized: Program) -> None:
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_goes_on_with_identical_weights(quantized: Program, context: Context, tmp_path: Path) -> None:
+    """Stopped in the middle of the third epoch, it begins that one again."""
+    step = CalibrateAffine(epochs=4, batch=3, rate=3e-3)
+    whole = step(quantized, context)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if (done, total) == (5, 8):
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        step(quantized, replace(context, folder=tmp_path, progress=stop))
+    told: list[int] = []
+    again = replace(context, folder=tmp_path, progress=lambda done, total, what: told.append(done))
+    resumed = step(quantized, again)
+    assert told == [5, 6, 7, 8]
+    assert resumed.program == whole.program and resumed.notes == whole.notes
+    alphas = [torch.full((5, 1, 16, 24), 0.5)] * 2
+    for other in (replace(again, seed=1), replace(again, alphas=alphas)):
+        told.clear()
+        step(quantized, other)
+        assert told[0] == 1, "other work begins anew"
+
+
+def test_refuses_a_damaged_checkpoint(quantized: Program, context: Context, tmp_path: Path) -> None:
+    step, kept = CalibrateAffine(epochs=1), replace(context, folder=tmp_path)
+    step(quantized, kept)
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="remove it to learn that part again"):
+        step(quantized, kept)
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from mattecompress import container
+from mattecompress.passes.calibrate_affine import CalibrateAffine
+from mattecompress.pipeline import Context
+torch.set_num_threads(1)
+given, out, folder = map(Path, sys.argv[1:])
+clips = [torch.rand(8, 3, 16, 24, generator=torch.Generator().manual_seed(5))]
+alphas = [clips[0].mean(1, keepdim=True)]
+step = CalibrateAffine(epochs=40, rate=3e-3)
+container.save(step(container.load(given), Context(clips=clips, alphas=alphas, folder=folder)).program, out)
+"""
+
+
+@pytest.mark.slow
+def test_survives_kill_9(quantized: Program, tmp_path: Path) -> None:
+    """Killed as soon as there is a checkpoint, in the middle of some later epoch."""
+    container.save(quantized, tmp_path / "given.mcg")
+
+    def start(out: str, folder: str) -> "subprocess.Popen[bytes]":
+        paths = [str(tmp_path / name) for name in ("given.mcg", out, folder)]
+        return subprocess.Popen([sys.executable, "-c", KILLED, *paths])
+
+    process = start("none.mcg", "killed")
+    until = time.monotonic() + 120
+    while not list((tmp_path / "killed").rglob("epochs.safetensors")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "none.mcg").exists()
+    assert start("resumed.mcg", "killed").wait() == 0 and start("whole.mcg", "fresh").wait() == 0
+    assert same(container.load(tmp_path / "resumed.mcg"), container.load(tmp_path / "whole.mcg"))
+
+
+def same(one: Program, other: Program) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def test_the_whole_pipeline(network: Program) -> None:

@@ -1,0 +1,182 @@
+"""Learning the two numbers of every layer and all scales of activations together, end to end through time.
+
+Adam, whose rate falls to 0 along a cosine. A step changes each value by about the rate times the value's unit:
+
+    gamma            1, which it begins at
+    beta of outputs  1
+    beta of weights  mean |W_hat| / sqrt(n),  n the weights that one output reads
+    scale            what it was at first
+
+The values differ by orders of magnitude: an absolute rate that moves the large scales throws the small ones away.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mattecompress.evaluation import alpha_name
+from mattecompress.feed import CalibrationError
+from mattecompress.modules.quantizer import SMALLEST_SCALE, FakeQuantize
+from mattecompress.program import Program
+from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, absorb, insert, layers_of
+from mattecompress.reconstruction.checkpoints import Checkpoints
+from mattecompress.reconstruction.units import reads_weight
+from mattecompress.reconstruction.unrolled import Piece, sequence_loss, unrolled_alpha
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Learned:
+    """What is learned, acting in a copy of a program whose weights are rounded for good.
+
+    numbers: gamma and beta of each layer; scales: of each quantizer of activations; both by the quantizer's path.
+    """
+
+    def __init__(self, program: Program, apply_to: ApplyTo) -> None:
+        self.copy, self.apply_to = program.clone(), apply_to
+        calls = self.copy.called_modules(FakeQuantize)
+        layers = layers_of(self.copy)
+        self.numbers = {str(layer.call.target): insert(self.copy, layer, apply_to) for layer in layers}
+        self.scales: dict[str, nn.Parameter] = {}
+        self._sizes: dict[str, float] = {}
+        for call in calls:
+            quantizer = self.copy.module(call)
+            assert isinstance(quantizer, FakeQuantize)
+            if reads_weight(call):
+                weight = self.copy.tensor(call.all_input_nodes[0])
+                with torch.no_grad():
+                    weight.copy_(quantizer(weight))
+                self._sizes[str(call.target)] = float(weight.detach().abs().mean()) / weight[0].numel() ** 0.5
+                self.copy.add_module(str(call.target), nn.Identity())
+            else:
+                self.scales[str(call.target)] = quantizer.scale
+        self.copy.graph_module.recompile()
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every value that is learned, by name."""
+        named = {
+            f"{path}.{name}": number
+            for path, pair in self.numbers.items()
+            for name, number in zip(("gamma", "beta"), pair, strict=True)
+        }
+        return named | {f"{path}.scale": scale for path, scale in self.scales.items()}
+
+    def unit(self, name: str) -> float:
+        """What a step of rate 1 changes a value by."""
+        path, _, kind = name.rpartition(".")
+        if kind == "scale":
+            return max(float(self.scales[path].detach().abs()), SMALLEST_SCALE)
+        return self._sizes[path] if kind == "beta" and self.apply_to == "weights" else 1.0
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """Let no gamma reach 0."""
+        for gamma, _ in self.numbers.values():
+            gamma.clamp_(min=SMALLEST_GAMMA)
+
+    @torch.no_grad()
+    def absorb(self, program: Program) -> None:
+        """Write what was learned into the program that was copied."""
+        for layer in layers_of(program):
+            gamma, beta = self.numbers[str(layer.call.target)]
+            absorb(program, layer, gamma.detach(), beta.detach(), self.apply_to)
+        for path, scale in self.scales.items():
+            quantizer = program.graph_module.get_submodule(path)
+            assert isinstance(quantizer, FakeQuantize)
+            quantizer.scale.copy_(scale)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs over all pieces, pieces in each step, Adam's first rate, the weight of the flow term, and the seed."""
+
+    epochs: int
+    batch: int
+    rate: float
+    flow_weight: float
+    seed: int
+
+
+class EndToEnd:
+    """One run over the pieces; after each epoch all that the next one needs is kept in a checkpoint."""
+
+    def __init__(
+        self, learned: Learned, pieces: Sequence[Piece], schedule: Schedule, checkpoints: Checkpoints
+    ) -> None:
+        self.learned, self.pieces, self.schedule, self.checkpoints = learned, pieces, schedule, checkpoints
+        self.alpha, self.parameters = alpha_name(learned.copy), learned.parameters
+        self.units = {name: learned.unit(name) for name in self.parameters}
+        self.optimizer = torch.optim.Adam([{"params": [value]} for value in self.parameters.values()])
+
+    def learn(self, progress: Callable[[int, int, str], None]) -> None:
+        """Take all steps, or those that are left.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged.
+        """
+        generator = torch.Generator().manual_seed(self.schedule.seed)
+        done, steps = self._resume(), -(-len(self.pieces) // self.schedule.batch)
+        total = self.schedule.epochs * steps
+        for epoch in range(self.schedule.epochs):
+            order = torch.randperm(len(self.pieces), generator=generator).split(self.schedule.batch)
+            if epoch < done:
+                continue
+            for step, chosen in enumerate(order, start=epoch * steps):
+                self._step([self.pieces[index] for index in chosen.tolist()], step / total)
+                progress(step + 1, total, "calibrate-affine")
+            self._keep(epoch + 1)
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The mean over all pieces.
+
+        Raises:
+            CalibrationError: it is not finite.
+        """
+        mean = float(torch.stack([self._loss(piece) for piece in self.pieces]).mean())
+        if not math.isfinite(mean):
+            raise CalibrationError("the loss is not finite: check the clips, their alpha and the weights")
+        return mean
+
+    def _loss(self, piece: Piece) -> Tensor:
+        return sequence_loss(
+            unrolled_alpha(self.learned.copy, self.alpha, piece), piece, self.schedule.flow_weight
+        )
+
+    def _step(self, chosen: Sequence[Piece], done: float) -> None:
+        values, share = list(self.parameters.values()), (1 + math.cos(math.pi * done)) / 2
+        for group, unit in zip(self.optimizer.param_groups, self.units.values(), strict=True):
+            group["lr"] = self.schedule.rate * share * unit
+        for value in values:
+            value.grad = torch.zeros_like(value)
+        for piece in chosen:
+            gradients = torch.autograd.grad(self._loss(piece) / len(chosen), values, allow_unused=True)
+            for value, gradient in zip(values, gradients, strict=True):
+                if gradient is not None and value.grad is not None:
+                    value.grad += gradient
+        self.optimizer.step()
+        self.learned.keep_positive()
+
+    def _keep(self, epochs: int) -> None:
+        tensors = dict(self.parameters) | {
+            f"{name}/{moment}": self.optimizer.state[value][moment]
+            for name, value in self.parameters.items()
+            for moment in MOMENTS
+        }
+        self.checkpoints.save("epochs", tensors, {"done": epochs})
+
+    @torch.no_grad()
+    def _resume(self) -> int:
+        """How many epochs a checkpoint has."""
+        found = self.checkpoints.load("epochs")
+        if found is None:
+            return 0
+        tensors, record = found
+        for name, value in self.parameters.items():
+            value.copy_(tensors[name])
+            self.optimizer.state[value] = {moment: tensors[f"{name}/{moment}"] for moment in MOMENTS}
+        return int(record["done"])

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from mattecompress.feed import Feed
+from mattecompress.modules.quantizer import FakeQuantize
+from mattecompress.passes.reconstruct_blocks import own_weights
+from mattecompress.pipeline import Context
+from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.program import Program
+from mattecompress.reconstruction.checkpoints import Checkpoints
+from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
+from mattecompress.reconstruction.unrolled import Piece
+from tests.reconstruction.nets import FedBack, captured, clips_for
+
+RATE = 1e-2
+
+
+@pytest.fixture(scope="module")
+def quantized() -> Program:
+    text = "canonicalize,fold-batch-norm,partition-blocks,quantize{weights=4 activations=8 first=none}"
+    program = parse_pipeline(text).run(captured(FedBack), Context(clips=clips_for(FedBack)))
+    own_weights(program)
+    return program
+
+
+def pieces(program: Program) -> list[Piece]:
+    feed = Feed(program, clips_for(FedBack))
+    truth = torch.rand(4, 1, 16, 24, generator=torch.Generator().manual_seed(1))
+    return [Piece([feed.frame(clip, t) for t in range(4)], feed.zeros(clip), truth) for clip in range(2)]
+
+
+@pytest.mark.parametrize("apply_to", ["output", "weights"])
+def test_no_step_is_too_large_for_what_it_changes(quantized: Program, apply_to: str) -> None:
+    """Scales of 8-bit activations are far below 1: a step of the rate itself would throw them away."""
+    learned = Learned(quantized, apply_to)
+    before = {name: value.detach().clone() for name, value in learned.parameters.items()}
+    assert min(float(value) for name, value in before.items() if name.endswith(".scale")) < RATE
+    work = EndToEnd(learned, pieces(quantized), Schedule(1, 2, RATE, 0.0, 0), Checkpoints(None, "", ""))
+    work.learn(lambda done, total, what: None)
+    changes = {
+        name: float((value.detach() - before[name]).abs()) for name, value in learned.parameters.items()
+    }
+    for name, change in changes.items():
+        assert 0 < change <= 1.001 * RATE * (float(before[name]) or 1.0)
+    if apply_to == "weights":
+        for call in quantized.called_modules(FakeQuantize):
+            if (beta := changes.get(f"{call.target}.beta")) is not None:
+                assert beta < RATE * float(quantized.tensor(call.all_input_nodes[0]).detach().abs().mean())
