@@ -58,6 +58,8 @@ class ReconstructBlocks(Pass):
     regularizer: weight of the term that makes the rounding hard.
     warm_up: share of the iterations without that term; PTQ4VM's published code has 0.
     keep: qdrop's probability of quantizing an element.
+    patience: a block is done once that many iterations behind the warm-up have brought no less error on fixed frames,
+        with all rounded and quantized, and it gets the best it has been; none takes all iterations.
     memory: MiB of values kept in memory; beyond that they go to files.
     """
 
@@ -69,12 +71,14 @@ class ReconstructBlocks(Pass):
     regularizer: float = 0.01
     warm_up: float = 0.2
     keep: float = 0.5
+    patience: int | None = None
     memory: int = 2048
     name: ClassVar[str] = "reconstruct-blocks"
 
     def __post_init__(self) -> None:
-        for what, value in (("iterations", self.iterations), ("batch", self.batch)):
-            if value < 1:
+        counts = (("iterations", self.iterations), ("batch", self.batch), ("patience", self.patience))
+        for what, value in counts:
+            if value is not None and value < 1:
                 raise OptionError(f"{what}={value}: expected at least 1")
         for what, share in (("warm-up", self.warm_up), ("keep", self.keep)):
             if not 0 <= share <= 1:
@@ -158,6 +162,7 @@ class ReconstructBlocks(Pass):
             power,
             regularizer,
             warm_up,
+            self.patience,
         )
 
     def _describe(self, outcomes: list[Outcome]) -> str:

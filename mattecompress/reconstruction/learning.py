@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.forms import Form, replacement
+from mattecompress.reconstruction.patience import Patience
 from mattecompress.reconstruction.rounding import LearnedRounding, beta_at
 from mattecompress.reconstruction.samples import Batch, Inputs, Samples, joined, takes_batches
 from mattecompress.reconstruction.store import Value
@@ -31,6 +32,7 @@ class Stage:
     keep: the probability with which a mixed input, and an activation in a mixed stage, is quantized.
     power: p of the loss.
     regularizer, warm_up: weight of the rounding's regularizer, and the share of iterations without it.
+    patience: iterations behind the warm-up that may pass without less error before learning stops; None takes all.
     """
 
     name: str
@@ -44,18 +46,22 @@ class Stage:
     power: float
     regularizer: float
     warm_up: float
+    patience: int | None
 
 
 class _SometimesQuantized(nn.Module):
-    """Leaves each element as it is, unless it is drawn."""
+    """While it learns, leaves each element as it is, unless it is drawn."""
 
     def __init__(self, quantizer: nn.Module, keep: float, generator: torch.Generator) -> None:
         super().__init__()
         self.quantizer, self.keep, self.generator = quantizer, keep, generator
 
     def forward(self, x: Tensor) -> Tensor:
+        quantized: Tensor = self.quantizer(x)
+        if not self.training:
+            return quantized
         chosen = torch.rand(x.shape, generator=self.generator) < self.keep
-        return torch.where(chosen, self.quantizer(x), x)
+        return torch.where(chosen, quantized, x)
 
 
 class Learner:
@@ -80,7 +86,7 @@ class Learner:
         return bool(self.roundings or self.scales)
 
     def learn(self, tell: Callable[[int], None]) -> None:
-        """Take all steps; `tell` is called with the number of each."""
+        """Take all steps, or those that patience allows; `tell` is called with the number of each."""
         stage = self.stage
         logits = [rounding.logits for rounding in self.roundings.values()]
         groups = [
@@ -92,16 +98,22 @@ class Learner:
         exact = unit_module(self.program, self.unit, replacement("float", self.program))
         together = takes_batches(exact, *self.samples.ends())
         learned = [*logits, *self.scales]
+        patience = self._patience(learned, together) if stage.patience else None
+        self._set_learning(True)
         for step in range(stage.iterations):
             if self.scales:
                 share = (1 + torch.tensor(torch.pi * step / stage.iterations).cos().item()) / 2
                 optimizer.param_groups[-1]["lr"] = stage.scale_rate * share
             batches = self.samples.draw(stage.batch)
-            loss = self._distance([joined(batches)] if together else batches) + self._penalty(step)
+            loss = self._distance(batches, together) + self._penalty(step)
             for parameter, gradient in zip(learned, _gradients(loss, learned), strict=True):
                 parameter.grad = gradient
             optimizer.step()
             tell(step + 1)
+            if patience and step >= stage.warm_up * stage.iterations and patience.exhausted(step + 1):
+                break
+        if patience:
+            patience.restore()
         for parameter in learned:
             parameter.grad = None
 
@@ -111,9 +123,28 @@ class Learner:
         for call, rounding in self.roundings.items():
             self.program.tensor(call.all_input_nodes[0]).copy_(rounding.rounded())
 
-    def _distance(self, batches: Sequence[Batch]) -> Tensor:
-        losses = [self._loss(self.module(*batch.inputs), batch.targets) for batch in batches]
-        return torch.stack(losses).mean()
+    def _patience(self, learned: Sequence[Tensor], together: bool) -> Patience:
+        """Judges by fixed frames, everything quantized and rounded as it will be."""
+        assert self.stage.patience
+        frames = self.samples.fixed(self.stage.batch)
+
+        @torch.no_grad()
+        def error() -> float:
+            self._set_learning(False)
+            distance = float(self._distance(frames, together))
+            self._set_learning(True)
+            return distance
+
+        return Patience(learned, error, self.stage.patience)
+
+    def _set_learning(self, on: bool) -> None:
+        for module in self.module.modules():
+            if isinstance(module, LearnedRounding | _SometimesQuantized):
+                module.train(on)
+
+    def _distance(self, batches: Sequence[Batch], together: bool) -> Tensor:
+        met = [joined(batches)] if together else batches
+        return torch.stack([self._loss(self.module(*batch.inputs), batch.targets) for batch in met]).mean()
 
     def _loss(self, outputs: Sequence[Value], targets: Sequence[Value]) -> Tensor:
         total = torch.zeros(())

@@ -37,8 +37,8 @@ class LearnedRounding(nn.Module):
         self.logits = nn.Parameter(-torch.log((ZETA - GAMMA) / (rest - GAMMA) - 1))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight with soft rounding; `weight` itself was read when this was made."""
-        return self._dequantized(self.share())
+        """The weight, with soft rounding while it learns; `weight` itself was read when this was made."""
+        return self._dequantized(self.share()) if self.training else self.rounded()
 
     def share(self) -> Tensor:
         """h, of the shape of the weight: how far each weight is rounded up."""

@@ -52,18 +52,24 @@ class Samples:
         chosen = torch.randint(len(group), (count,), generator=self.generator).tolist()
         return [self.one(group[index]) for index in chosen]
 
+    def fixed(self, count: int) -> list[Batch]:
+        """Up to `count` frames of one size, evenly over all, as the stage's prefix has them; nothing is drawn."""
+        group = self.groups[0]
+        step = max(1, len(group) // count)
+        return [self.one(place, mix=False) for place in group[::step][:count]]
+
     def ends(self) -> tuple[Batch, Batch]:
         """The first and the last frame of one size."""
         return self.one(self.groups[0][0]), self.one(self.groups[0][-1])
 
-    def one(self, place: Place) -> Batch:
-        """One frame."""
+    def one(self, place: Place, mix: bool = True) -> Batch:
+        """One frame; mixed inputs are mixed on request, else quantized."""
         unit = self.exact.units[self.position]
         targets = self.exact.outputs(unit, place)
         if self.kind == "float":
             return Batch(self.exact.inputs(unit, place), targets)
         rounded = self.rounded.inputs(self.rounded.units[self.position], place)
-        if self.kind == "quantized":
+        if self.kind == "quantized" or not mix:
             return Batch(rounded, targets)
         pairs = zip(rounded, self.exact.inputs(unit, place), strict=True)
         return Batch([self._mix(*pair) for pair in pairs], targets)

@@ -108,6 +108,14 @@ def test_the_seed_decides_everything(quantized: Program) -> None:
     assert same(one, two) and not same(one, other)
 
 
+def test_patience_ends_a_block_that_no_longer_gains(quantized: Program) -> None:
+    told: list[str] = []
+    context = Context(clips=clips(), progress=lambda done, total, what: told.append(what))
+    result = ReconstructBlocks("qdrop", iterations=2000, patience=100, **QUICK)(quantized, context)
+    assert "3 blocks, 0 undone" in result.notes
+    assert 3 * 50 <= len([what for what in told if "dB" not in what]) < 3 * 150, "of 3 * 200"
+
+
 def test_memory_changes_nothing(quantized: Program, tmp_path: Path) -> None:
     runs = [
         ReconstructBlocks("qdrop", iterations=20, memory=memory, **QUICK)(quantized, Context(clips=clips()))
@@ -266,6 +274,7 @@ def test_names_where_a_value_is_not_finite(quantized: Program) -> None:
         {"iterations": 0},
         {"batch": 0},
         {"keep": 1.5},
+        {"patience": 0},
         {"warm_up": -0.1},
         {"rounding_rate": 0.0},
         {"scale_rate": 0.0},
