@@ -1,0 +1,41 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mattecompress import container
+from tests.reconstruction.nets import FedBack, captured
+
+Cli = Callable[..., Any]
+WORDS = ("--calibration", "procedural:1", "--frames", 2, "--precisions", "w4a8,w8a8")
+
+
+@pytest.fixture
+def net_file(tmp_path: Path) -> str:
+    container.save(captured(FedBack), tmp_path / "net.mcg")
+    return "net.mcg"
+
+
+def test_prints_tables_and_rules_that_opt_takes(done: Cli, net_file: str) -> None:
+    lines = done("scan", net_file, *WORDS).out.splitlines()
+    assert "x 1e6" in lines[0] and any("measured" in line for line in lines)
+    assert lines[-1].startswith("canonicalize,") and ":w8a8" in lines[-1]
+    done("opt", net_file, "-p", lines[-1], "--calibration", "procedural:1", "-o", "mixed.mcg")
+
+
+def test_json_and_picture(done: Cli, net_file: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    words = ["--budget", 0.0005, "--picture", "scan.svg", "--json"]
+    document = json.loads(done("scan", net_file, *WORDS, *words).out)
+    assert {cell["precision"] for cell in document["cells"]} == {"w4a8", "w8a8"}
+    assert set(document) == {"cells", "choices", "largest", "chosen", "smallest"}
+    assert document["chosen"]["measured"] >= 0
+    assert (tmp_path / "scan.svg").read_text().startswith("<?xml")
+
+
+def test_refuses(refused: Callable[..., str], net_file: str) -> None:
+    assert "the smallest choice has 0.000415 MiB" in refused("scan", net_file, *WORDS, "--budget", 0.0001)
+    assert "precision 'x': expected such as w4a8" in refused("scan", net_file, "--precisions", "x,w8a8")
+    assert "is a folder" in refused("scan", net_file, "--picture", ".")
