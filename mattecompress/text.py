@@ -53,7 +53,14 @@ def print_node(program: Program, node: fx.Node) -> str:
 
 def digest(tensor: Tensor) -> str:
     """Twelve hexadecimal digits that change when any byte of the tensor does."""
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    raw = (
+        tensor.detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
+        .reshape(-1)
+        .view(torch.uint8)
+        .numpy()
+    )
     return hashlib.sha256(raw.tobytes()).hexdigest()[:12]
 
 

@@ -3,7 +3,7 @@ import torch
 
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.text import print_program
+from mattecompress.text import digest, print_program
 from mattecompress.text_parser import TextError, parse_program
 
 
@@ -13,6 +13,13 @@ def test_golden(tiny: Program, golden) -> None:
 
 def test_golden_open_sizes(tiny_open: Program, golden) -> None:
     golden(print_program(tiny_open))
+
+
+def test_a_digest_is_of_the_values_alone() -> None:
+    """Whatever strides they have; one value in all may have a stride of 0."""
+    for values in (torch.rand(3, 4), torch.rand(1)):
+        copies = values.T.contiguous().T, values[:1].expand(2, *values.shape[1:])[:1]
+        assert digest(copies[0]) == digest(values) and digest(copies[1]) == digest(values[:1])
 
 
 @pytest.mark.parametrize("passes", ["canonicalize", "fold-batch-norm", "partition-blocks,fold-batch-norm"])
