@@ -13,6 +13,7 @@ from tvm import ir, tirx
 
 from mattecompress.backends.tvm.effects import Effects
 from mattecompress.backends.tvm.parallel import statements_of
+from mattecompress.backends.tvm.schedules.pieces import with_own_names
 
 
 def overwritable(function: tirx.PrimFunc) -> list[tuple[int, int]]:
@@ -45,7 +46,7 @@ def overwriting(function: tirx.PrimFunc, source: int, result: int) -> tirx.PrimF
     def visit(load: ir.TensorLoad) -> Any:
         return tirx.BufferLoad(new, list(load.indices)) if load.source.same_as(old) else load
 
-    return function.with_body(tvm_ffi.structural_map(function.body, (ir.TensorLoad, visit)))
+    return function.with_body(with_own_names(tvm_ffi.structural_map(function.body, (ir.TensorLoad, visit))))
 
 
 def permutation(function: tirx.PrimFunc) -> tuple[int, ...] | None:

@@ -25,11 +25,13 @@ def reuse_memory(
     in_place = {name: overwritable(function) for name, function in functions.items()}
     sequence = overwrite_inputs(sequence, states, in_place)
     made: dict[str, tirx.PrimFunc] = {}
-    for call in (*sequence.calls, *(call for pair in sequence.held.values() for call in pair)):
+    for call in (call for pair in sequence.held.values() for call in pair):
         made[call.function] = functions[call.function]
     calls = []
     for call in sequence.calls:
-        if call.over is not None:
+        if call.over is None:
+            made[call.function] = functions[call.function]
+        else:
             source, result = ((*call.reads, *call.writes).index(storage) for storage in call.over)
             name = f"{call.function}_over{source}_{result}"
             made[name] = overwriting(functions[call.function], source, result)

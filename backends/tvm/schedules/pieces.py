@@ -131,8 +131,13 @@ def _cut(loop: tirx.For) -> tirx.Stmt:
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
 
+def with_own_names(statement: tirx.Stmt) -> tirx.Stmt:
+    """The same with names of its own for what its expressions bind: nothing that is compiled beside it shares them."""
+    result: tirx.Stmt = tvm_ffi.structural_map(statement, (tirx.Let, _rename))
+    return result
+
+
 def _rename(let: tirx.Let) -> tirx.Let:
-    """The same expression with a name of its own, since pieces must not bind one name to several values."""
     name = tirx.Var(let.var.name, let.var.ty.dtype)
     return tirx.Let(name, let.value, _substitute(let.body, {let.var: name}))
 
@@ -144,7 +149,7 @@ def _piece(loop: tirx.For, piece: Piece) -> tirx.Stmt:
     place = tirx.IntImm(dtype, start) + (outer * width if count > 1 else 0) + (lane if width > 1 else 0)
 
     result = _substitute(loop.body, {loop.loop_var: place})
-    result = tvm_ffi.structural_map(result, (tirx.Let, _rename))
+    result = with_own_names(result)
     if width > 1:
         result = tirx.For(lane, 0, width, tirx.ForKind.VECTORIZED, result)
     if count > 1:

@@ -6,8 +6,9 @@ tvm = pytest.importorskip("tvm")
 from tvm import te, tirx
 from tvm.script import tirx as T
 
+from mattecompress.backends.tvm.compute.mathematics import sigmoid
 from mattecompress.backends.tvm.freestanding.access import overwritable, overwriting, permutation
-from mattecompress.backends.tvm.freestanding.objects import lower_to_loops
+from mattecompress.backends.tvm.freestanding.objects import compile_kernels, lower_to_loops
 from mattecompress.backends.tvm.schedule import schedule_function
 from mattecompress.backends.tvm.targets import find_target
 
@@ -78,6 +79,16 @@ def test_the_overwriting_kernel_reads_its_result():
     z = te.compute((N, M), lambda i, j: x[i, j] - y[i, j], name="z")
     text = overwriting(loops(x, y, z), 1, 2).script()
     assert "z[i, j] = x[i, j] - z[i, j]" in text.replace("T.int64", "")
+
+
+def test_the_overwriting_kernel_compiles_beside_its_other_form():
+    """Values that it binds have names of their own: a sigmoid over the sum of two tensors."""
+    x, y = matrix("x"), matrix("y")
+    total = te.compute((N, M), lambda i, j: x[i, j] + y[i, j], name="total")
+    z = te.compute((N, M), lambda i, j: sigmoid(total[i, j]), name="z")
+    kernel = loops(x, y, z)
+    both = {"kernel": kernel, "kernel_over": overwriting(kernel, 0, 2)}
+    assert set(compile_kernels(both, HOST, "test").symbols) == set(both)
 
 
 def test_transpositions_are_known_whatever_their_schedule():
