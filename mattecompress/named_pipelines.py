@@ -100,17 +100,20 @@ class Ptq4vm(Qdrop):
     flow: none, or dis, which stands in for RAFT and needs the extra `flow`.
     apply_to: what GAC scales and shifts: each layer's output, as the published code does, or its weights, as in the
         paper.
+    target: what GAC aims at: the true alpha where it is known, or the float program's.
     """
 
     epochs: int | None = None
     flow: Literal["none", "dis"] = "none"
     apply_to: Literal["output", "weights"] = "output"
+    target: Literal["truth", "float"] = "truth"
 
     def passes(self) -> str:
         """As `qdrop`, then calibrate."""
         epochs = self.epochs or AFFINE_EPOCHS[self.recipe]
         rate = " rate=0.001" if self.recipe == "fast" else ""
-        options = f"apply-to={self.apply_to} flow={self.flow} epochs={epochs}{rate}"
+        target = "" if self.target == "truth" else f" target={self.target}"
+        options = f"apply-to={self.apply_to}{target} flow={self.flow} epochs={epochs}{rate}"
         return f"{super().passes()},calibrate-affine{{{options}}}"
 
 

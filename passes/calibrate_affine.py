@@ -5,8 +5,9 @@ true alpha, or the float program's where it is unknown. `mattecompress.reconstru
 gamma and beta and how they are absorbed: the codes of the weights stay what they were.
 
 Sources: PTQ4VM section 4.2 (GAC) and 4.3 (OFA), and its published code for the output form, the rates and epochs.
-Departures: every quantized convolution gets the two numbers, not only those that had a batch norm; flow is OpenCV's
-DIS, not RAFT; what does not lower the loss over the calibration clips is undone.
+Departures: every quantized convolution gets the two numbers, not only those that had a batch norm; a scale is learned
+in steps that are a share of it, not all in steps of one size; flow is OpenCV's DIS, not RAFT; what does not lower the
+loss over the calibration clips is undone.
 """
 
 from collections.abc import Sequence
@@ -34,15 +35,18 @@ class CalibrateAffine(Pass):
     """Learn two numbers for each quantized layer and all scales of activations end to end; afterwards all is absorbed.
 
     apply_to: output or weights.
+    target: truth, the true alpha of clips where it is known, or float, the float program's on all of them. The latter
+        asks for nothing that the float network cannot do: where its own mattes are far from the truth, that is better.
     flow: none, or dis for the term that follows motion, which needs the extra `flow`.
     flow_weight: of that term.
     epochs: over all sequences.
     batch: sequences in each step.
     frames: of each sequence; clips are cut into such.
-    rate: Adam's, which falls to 0 along a cosine.
+    rate: Adam's, which falls to 0 along a cosine; a scale's is that share of the scale.
     """
 
     apply_to: ApplyTo = "output"
+    target: Literal["truth", "float"] = "truth"
     flow: Literal["none", "dis"] = "none"
     flow_weight: float = 0.05
     epochs: int = 55
@@ -92,7 +96,7 @@ class CalibrateAffine(Pass):
         for clip, start in ((c, s) for c in range(len(feed)) for s in range(0, feed.length(c), self.frames)):
             places = range(start, min(start + self.frames, feed.length(clip)))
             frames = [feed.frame(clip, place) for place in places]
-            true = alphas[clip]
+            true = alphas[clip] if self.target == "truth" else None
             if true is None:
                 true_piece = self._teacher_alpha(context, frames, clip)
             else:

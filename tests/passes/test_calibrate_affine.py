@@ -126,6 +126,13 @@ def test_aims_at_true_alpha_where_it_is_known(quantized: Program) -> None:
         CalibrateAffine()(quantized, Context(clips=clips(), alphas=alphas[:1]))
 
 
+def test_aims_at_the_float_program_on_request(quantized: Program, context: Context) -> None:
+    step, known = CalibrateAffine(target="float", epochs=1), [torch.rand(5, 1, 16, 24)] * 2
+    with_truth = step(quantized, replace(context, alphas=known))
+    assert with_truth.program == step(quantized, context).program
+    assert with_truth.notes != CalibrateAffine(epochs=1)(quantized, replace(context, alphas=known)).notes
+
+
 @pytest.mark.parametrize("options", [{}, {"flow": "dis"}])
 def test_refuses_single_frames(quantized: Program, context: Context, options: dict[str, str]) -> None:
     what = "motion" if options else "states"
