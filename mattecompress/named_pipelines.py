@@ -100,20 +100,23 @@ class Ptq4vm(Qdrop):
     flow: none, or dis, which stands in for RAFT and needs the extra `flow`.
     apply_to: what GAC scales and shifts: each layer's output, as the published code does, or its weights, as in the
         paper.
+    numbers: GAC's two for each layer, or, our addition, for each channel.
     target: what GAC aims at: the true alpha where it is known, or the float program's.
     """
 
     epochs: int | None = None
     flow: Literal["none", "dis"] = "none"
     apply_to: Literal["output", "weights"] = "output"
+    numbers: Literal["layer", "channel"] = "layer"
     target: Literal["truth", "float"] = "truth"
 
     def passes(self) -> str:
         """As `qdrop`, then calibrate."""
         epochs = self.epochs or AFFINE_EPOCHS[self.recipe]
         rate = " rate=0.001" if self.recipe == "fast" else ""
+        numbers = "" if self.numbers == "layer" else f" numbers={self.numbers}"
         target = "" if self.target == "truth" else f" target={self.target}"
-        options = f"apply-to={self.apply_to}{target} flow={self.flow} epochs={epochs}{rate}"
+        options = f"apply-to={self.apply_to}{numbers}{target} flow={self.flow} epochs={epochs}{rate}"
         return f"{super().passes()},calibrate-affine{{{options}}}"
 
 

@@ -24,7 +24,7 @@ from mattecompress.options import OptionError
 from mattecompress.passes.reconstruct_blocks import own_weights
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.reconstruction.affine import ApplyTo, layers_of
+from mattecompress.reconstruction.affine import ApplyTo, Numbers, layers_of, quantizer_of
 from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
 from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
 from mattecompress.reconstruction.unrolled import Piece, unrolled_alpha
@@ -35,6 +35,7 @@ class CalibrateAffine(Pass):
     """Learn two numbers for each quantized layer and all scales of activations end to end; afterwards all is absorbed.
 
     apply_to: output or weights.
+    numbers: two for each layer, or for each of its channels, which asks for apply-to=output and a scale per channel.
     target: truth, the true alpha of clips where it is known, or float, the float program's on all of them. The latter
         asks for nothing that the float network cannot do: where its own mattes are far from the truth, that is better.
     flow: none, or dis for the term that follows motion, which needs the extra `flow`.
@@ -46,6 +47,7 @@ class CalibrateAffine(Pass):
     """
 
     apply_to: ApplyTo = "output"
+    numbers: Numbers = "layer"
     target: Literal["truth", "float"] = "truth"
     flow: Literal["none", "dis"] = "none"
     flow_weight: float = 0.05
@@ -59,12 +61,20 @@ class CalibrateAffine(Pass):
         for what, value in (("epochs", self.epochs), ("batch", self.batch), ("frames", self.frames)):
             if value < 1:
                 raise OptionError(f"{what}={value}: expected at least 1")
+        if self.numbers == "channel" and self.apply_to == "weights":
+            raise OptionError("numbers=channel acts on outputs: use apply-to=output")
         if self.rate <= 0 or self.flow_weight < 0:
             raise OptionError("rate has to be above 0 and flow-weight at least 0")
 
     def requires(self, program: Program) -> None:
-        """The program has quantized convolutions."""
-        expect(layers_of(program), "no convolution is quantized: run quantize before calibrate-affine")
+        """The program has quantized convolutions, and scales to take the numbers."""
+        layers = layers_of(program)
+        expect(layers, "no convolution is quantized: run quantize before calibrate-affine")
+        whole = [layer.path for layer in layers if quantizer_of(program, layer.call).config.channels is None]
+        expect(
+            self.numbers == "layer" or not whole,
+            f"{', '.join(whole)} has one scale for all channels: use numbers=layer, or quantize with weight-scales=channel",
+        )
 
     def apply(self, program: Program, context: Context) -> str | None:
         """Learn on a copy, and absorb what was learned if it helped."""
@@ -73,7 +83,7 @@ class CalibrateAffine(Pass):
             str(self), context.seed, program, Feed(program, context.clips), [piece.alpha for piece in pieces]
         )
         own_weights(program)
-        learned = Learned(program, self.apply_to)
+        learned = Learned(program, self.apply_to, self.numbers)
         schedule = Schedule(self.epochs, self.batch, self.rate, self.flow_weight, context.seed)
         work = EndToEnd(learned, pieces, schedule, Checkpoints(context.folder, self.name, identity))
         before = work.loss()

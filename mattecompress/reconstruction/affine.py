@@ -5,7 +5,9 @@ Of the output, gamma goes into the weights' scales and the bias, beta into the b
 gamma goes into the scales, and beta, which no integer zero point can say, becomes a convolution of its own with every
 code 1: conv(x, gamma W_hat + beta) = conv(x, gamma W_hat) + conv(x, beta).
 
-Source: PTQ4VM eq. (2) for weights; its published code for outputs.
+Of the output, each channel may have its own two: scales and bias have one for each channel anyway.
+
+Source: PTQ4VM eq. (2) for weights; its published code for outputs. Two for each channel are our addition.
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from mattecompress.program import Program
 aten = torch.ops.aten
 conv2d = aten.conv2d.default
 ApplyTo = Literal["output", "weights"]
+Numbers = Literal["layer", "channel"]
 SMALLEST_GAMMA = 1e-3
 
 
@@ -41,6 +44,13 @@ def layers_of(program: Program) -> list[Layer]:
     return [layer for layer in layers if all(map(_is_absorbing, layer.readers))]
 
 
+def quantizer_of(program: Program, call: fx.Node) -> FakeQuantize:
+    """The quantizer that a layer's weights go through."""
+    quantizer = program.module(call)
+    assert isinstance(quantizer, FakeQuantize)
+    return quantizer
+
+
 def _is_absorbing(node: fx.Node) -> bool:
     bias = _bias(node)
     return node.target is conv2d and (bias is None or bias.op == "get_attr")
@@ -51,9 +61,13 @@ def _bias(node: fx.Node) -> fx.Node | None:
     return bias if isinstance(bias, fx.Node) else None
 
 
-def insert(program: Program, layer: Layer, apply_to: ApplyTo) -> tuple[nn.Parameter, nn.Parameter]:
-    """Let gamma = 1 and beta = 0 act on a layer; both are float32 scalars."""
-    gamma, beta = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+def insert(
+    program: Program, layer: Layer, apply_to: ApplyTo, numbers: Numbers = "layer"
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Let gamma = 1 and beta = 0 act on a layer; both are float32 scalars, or (O,1,1) with one for each channel."""
+    outputs = len(program.tensor(layer.call.all_input_nodes[0]))
+    shape = (outputs, 1, 1) if numbers == "channel" else ()
+    gamma, beta = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
     held = [
         program.constant(f"{layer.path}.{name}", value) for name, value in (("gamma", gamma), ("beta", beta))
     ]
@@ -75,8 +89,8 @@ def insert(program: Program, layer: Layer, apply_to: ApplyTo) -> tuple[nn.Parame
 @torch.no_grad()
 def absorb(program: Program, layer: Layer, gamma: Tensor, beta: Tensor, apply_to: ApplyTo) -> None:
     """Change the layer as learned, with weights that nothing else reads."""
-    quantizer = program.module(layer.call)
-    assert isinstance(quantizer, FakeQuantize)
+    gamma, beta = (number.reshape(-1) if number.ndim else number for number in (gamma, beta))
+    quantizer = quantizer_of(program, layer.call)
     weight = program.tensor(layer.call.all_input_nodes[0])
     codes = quantizer.codes(weight)
     quantizer.scale.copy_(quantizer.scale.abs() * gamma)

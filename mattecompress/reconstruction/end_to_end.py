@@ -21,7 +21,7 @@ from mattecompress.evaluation import alpha_name
 from mattecompress.feed import CalibrationError
 from mattecompress.modules.quantizer import SMALLEST_SCALE, FakeQuantize
 from mattecompress.program import Program
-from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, absorb, insert, layers_of
+from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, Numbers, absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.units import reads_weight
 from mattecompress.reconstruction.unrolled import Piece, sequence_loss, unrolled_alpha
@@ -32,14 +32,16 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class Learned:
     """What is learned, acting in a copy of a program whose weights are rounded for good.
 
-    numbers: gamma and beta of each layer; scales: of each quantizer of activations; both by the quantizer's path.
+    numbers: gamma and beta of each layer or of its channels; scales: of each quantizer of activations; both by the quantizer's path.
     """
 
-    def __init__(self, program: Program, apply_to: ApplyTo) -> None:
+    def __init__(self, program: Program, apply_to: ApplyTo, numbers: Numbers = "layer") -> None:
         self.copy, self.apply_to = program.clone(), apply_to
         calls = self.copy.called_modules(FakeQuantize)
         layers = layers_of(self.copy)
-        self.numbers = {str(layer.call.target): insert(self.copy, layer, apply_to) for layer in layers}
+        self.numbers = {
+            str(layer.call.target): insert(self.copy, layer, apply_to, numbers) for layer in layers
+        }
         self.scales: dict[str, nn.Parameter] = {}
         self._sizes: dict[str, float] = {}
         for call in calls:

@@ -28,7 +28,7 @@ from mattecompress.text_parser import parse_program
 from tests.reconstruction.nets import FedBack, MobileNetV2, TwoInputs, captured, clips_for
 
 PREPARE = "canonicalize,fold-batch-norm,partition-blocks,quantize{weights=3 activations=6 first=none}"
-FORMS = ["output", "weights"]
+ALL = [("output", "layer"), ("output", "channel"), ("weights", "layer")]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def weight_codes(program: Program) -> dict[str, Tensor]:
     return codes
 
 
-@pytest.mark.parametrize("apply_to", FORMS)
+@pytest.mark.parametrize(("apply_to", "numbers"), ALL)
 @pytest.mark.parametrize("kind", [MobileNetV2, TwoInputs, FedBack])
-def test_absorbs_exactly(kind: type[nn.Module], apply_to: str) -> None:
+def test_absorbs_exactly(kind: type[nn.Module], apply_to: str, numbers: str) -> None:
     """The numbers as nodes of their own, against the program that absorbed them: grouped and shared layers too."""
     fed = clips_for(kind)
     program = parse_pipeline(PREPARE).run(captured(kind), Context(clips=fed))
@@ -71,9 +71,9 @@ def test_absorbs_exactly(kind: type[nn.Module], apply_to: str) -> None:
     explicit, absorbed = program.clone(), program.clone()
     generator = torch.Generator().manual_seed(0)
     for before, after in zip(layers_of(explicit), layers_of(absorbed), strict=True):
-        gamma = torch.rand((), generator=generator) + 0.5
-        beta = (torch.rand((), generator=generator) - 0.5) * 0.1
-        held = insert(explicit, before, apply_to)
+        held = insert(explicit, before, apply_to, numbers)
+        gamma = torch.rand(held[0].shape, generator=generator) + 0.5
+        beta = (torch.rand(held[1].shape, generator=generator) - 0.5) * 0.1
         with torch.no_grad():
             held[0].copy_(gamma)
             held[1].copy_(beta)
@@ -96,9 +96,11 @@ def test_absorbs_exactly(kind: type[nn.Module], apply_to: str) -> None:
         assert not torch.equal(value, plain[name])
 
 
-@pytest.mark.parametrize("apply_to", FORMS)
-def test_lowers_the_loss_and_keeps_codes(quantized: Program, context: Context, apply_to: str) -> None:
-    result = CalibrateAffine(apply_to, epochs=6, rate=3e-3)(quantized, context)
+@pytest.mark.parametrize(("apply_to", "numbers"), ALL)
+def test_lowers_the_loss_and_keeps_codes(
+    quantized: Program, context: Context, apply_to: str, numbers: str
+) -> None:
+    result = CalibrateAffine(apply_to, numbers, epochs=6, rate=3e-3)(quantized, context)
     assert result.modified and result.notes.startswith(
         "3 layers and 4 activation scales over 4 sequences, loss"
     )
@@ -270,6 +272,12 @@ def test_follows_motion(quantized: Program, context: Context) -> None:
 def test_refuses(network: Program) -> None:
     with pytest.raises(PreconditionError, match="run quantize before calibrate-affine"):
         CalibrateAffine()(network)
+    text = PREPARE.replace("first=none", "first=none weight-scales=tensor")
+    whole = parse_pipeline(text).run(network, Context(clips=clips()))
+    with pytest.raises(PreconditionError, match="first, twice, last has one scale for all channels"):
+        CalibrateAffine(numbers="channel")(whole)
+    with pytest.raises(OptionError, match="use apply-to=output"):
+        CalibrateAffine("weights", "channel")
     for options in ({"epochs": 0}, {"batch": 0}, {"frames": 0}, {"rate": 0.0}, {"flow_weight": -1.0}):
         with pytest.raises(OptionError):
             CalibrateAffine(**options)
