@@ -3,7 +3,7 @@
     python benchmarks/post_training.py --data DATA --checkpoint rvm_mobilenetv3.safetensors
 
 prints a table and writes post_training.json. The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the
-flow term, and both begin with the `qdrop` program of their precision. Clips are those of footage.py. On the test video
+flow term, `by channel` has GAC's numbers for each channel, and all begin with the `qdrop` program of their precision. Clips are those of footage.py. On the test video
 errors are measured against the float network's alpha; on test composites, against the true one. What is done is kept
 in the folder --work, each block and epoch: the same command goes on after a stop.
 """
@@ -39,7 +39,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import footage
 
 MODEL = "rvm-mobilenetv3"
-STARTS = {"mse": None, "brecq": "mse", "qdrop": "mse", "qdrop+GAC": "qdrop", "ptq4vm": "qdrop"}
+STARTS = {
+    "mse": None,
+    "brecq": "mse",
+    "qdrop": "mse",
+    "qdrop+GAC": "qdrop",
+    "qdrop+GAC by channel": "qdrop",
+    "ptq4vm": "qdrop",
+}
 """Each method, and the one whose program it goes on from."""
 METRICS = ("mad", "mse", "grad", "conn", "dtssd")
 
@@ -63,6 +70,7 @@ def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None
         "brecq": Brecq(*both, recipe, iterations),
         "qdrop": Qdrop(*both, recipe, iterations),
         "qdrop+GAC": Ptq4vm(*both, recipe, iterations, epochs),
+        "qdrop+GAC by channel": Ptq4vm(*both, recipe, iterations, epochs, numbers="channel"),
         "ptq4vm": Ptq4vm(*both, recipe, iterations, epochs, flow="dis"),
     }
     return made[method].passes()
