@@ -3,9 +3,10 @@
     python benchmarks/post_training.py --data DATA --checkpoint rvm_mobilenetv3.safetensors
 
 prints a table and writes post_training.json. The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the
-flow term, `by channel` has GAC's numbers for each channel, and all begin with the `qdrop` program of their precision. Clips are those of footage.py. On the test video
-errors are measured against the float network's alpha; on test composites, against the true one. What is done is kept
-in the folder --work, each block and epoch: the same command goes on after a stop.
+flow term, `by channel` has GAC's numbers for each channel, and all begin with the `qdrop` program of their precision.
+Clips are those of footage.py. On the test video errors are measured against the float network's alpha; on test
+composites, against the true one. What is done is kept in the folder --work, each block and epoch: the same command
+goes on after a stop.
 """
 
 import argparse
