@@ -20,7 +20,7 @@ from mattecompress.tracing import capture
 from tests.reconstruction.nets import FedBack, captured, clips_for
 
 PIPELINES = [
-    "brecq{weights=4 iterations=8}",
+    pytest.param("brecq{weights=4 iterations=8}", marks=pytest.mark.slow),
     "qdrop{weights=4 activations=4 iterations=8}",
     "ptq4vm{weights=4 iterations=8 epochs=2}",
     "ptq4vm{weights=8 iterations=8 epochs=2 apply-to=weights}",
@@ -92,7 +92,7 @@ def test_rvm_gives_the_references_bits(rvm: Program, pipeline: str, tmp_path: Pa
         assert_same_bits(program, artifact_of(program, backend, target, tmp_path), clip.frames)
 
 
-@pytest.mark.parametrize(("bits", "limit"), [(4, MIB_4), (8, MIB_8)])
+@pytest.mark.parametrize(("bits", "limit"), [(4, MIB_4), pytest.param(8, MIB_8, marks=pytest.mark.slow)])
 def test_onnx_files_take_few_bytes(rvm: Program, bits: int, limit: float, tmp_path: Path) -> None:
     """Weights of 4 bits are stored two in a byte, and whatever else there is stays small."""
     clips = [procedural_clip(0, 0, 2, 64, 96).frames]
