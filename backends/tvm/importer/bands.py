@@ -33,6 +33,7 @@ POINTWISE = {
     aten.relu.default,
     aten.hardswish.default,
     aten._prelu_kernel.default,
+    aten.prelu.default,
 }
 MOST_BYTES = 4 << 20
 """A tensor between two layers that is larger is cut."""

@@ -18,6 +18,7 @@ DTYPE_NAMES = {
     torch.uint8: "uint8",
     torch.int8: "int8",
     torch.int64: "int64",
+    torch.bool: "bool",
 }
 
 

@@ -9,7 +9,15 @@ from tvm import te, tirx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.backends.tvm.compute import mathematics
-from mattecompress.backends.tvm.compute.mathematics import clamp, constant, in_single, like, product, quotient
+from mattecompress.backends.tvm.compute.mathematics import (
+    clamp,
+    constant,
+    dtype_of,
+    in_single,
+    like,
+    product,
+    quotient,
+)
 from mattecompress.backends.tvm.compute.operands import (
     BROADCAST,
     ELEMENTWISE,
@@ -17,6 +25,7 @@ from mattecompress.backends.tvm.compute.operands import (
     View,
     compose,
     elementwise,
+    stored,
 )
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 
@@ -48,6 +57,10 @@ def _clamp(x: Expression, low: float | None = None, high: float | None = None) -
     return clamp(x, low, high)
 
 
+def _choose(condition: Expression, then: Expression, otherwise: Expression) -> Expression:
+    return tirx.Select(condition, then, otherwise)
+
+
 FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     aten.relu.default: mathematics.relu,
     aten.hardswish.default: mathematics.hardswish,
@@ -66,6 +79,8 @@ FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     aten.relu6.default: lambda x: clamp(x, 0.0, 6.0),
     aten.leaky_relu.default: _leaky_relu,
     aten._prelu_kernel.default: _leaky_relu,
+    aten.prelu.default: _leaky_relu,
+    aten.where.self: _choose,
     aten.add.Tensor: _add,
     aten.sub.Tensor: _subtract,
     aten.rsub.Scalar: _subtract_from,
@@ -74,7 +89,14 @@ FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     aten.maximum.default: tirx.max,
     aten.minimum.default: tirx.min,
 }
+COMPARISONS: dict[Any, Callable[[Expression, Expression], Expression]] = {
+    aten.ge.Scalar: lambda a, b: a >= b,
+    aten.ge.Tensor: lambda a, b: a >= b,
+    aten.gt.Scalar: lambda a, b: a > b,
+    aten.gt.Tensor: lambda a, b: a > b,
+}
 _BINARY = {
+    *COMPARISONS,
     aten.add.Tensor,
     aten.sub.Tensor,
     aten.rsub.Scalar,
@@ -87,21 +109,35 @@ _BINARY = {
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
     """Any node of `FUNCTIONS`: tensors broadcast and take the type of the result, numbers become constants."""
-    function, shape = FUNCTIONS[node.target], scope.shape(node)
-    dtype = scope.dtype(node)
+    view = _compute(scope, node, FUNCTIONS[node.target], scope.dtype(node))
+    return Conversion(view, str(node.target).split(".")[1].strip("_"), _pattern(scope, node))
+
+
+def compare(scope: Scope, node: fx.Node) -> Conversion:
+    """Any node of `COMPARISONS`: whoever reads the truth values computes them."""
+    view = _compute(scope, node, COMPARISONS[node.target], scope.dtype(node.args[0]))  # type: ignore[arg-type]
+    return Conversion(view, "compare", BROADCAST, done=True)
+
+
+def _compute(scope: Scope, node: fx.Node, function: Callable[..., Expression], dtype: str) -> View:
+    """The function of the node's arguments, all of `dtype` but truth values."""
+    shape = scope.shape(node)
     arguments = [_operand(scope, node, position, dtype) for position in range(len(node.args))]
     tensors = [argument for argument in arguments if isinstance(argument, View)]
 
     def compute(*sources: Any) -> Any:
         def element(*elements: Expression) -> Expression:
             remaining = iter(elements)
-            values = [next(remaining).astype(dtype) if isinstance(a, View) else a for a in arguments]
+            values = [_cast(next(remaining), dtype) if isinstance(a, View) else a for a in arguments]
             return function(*values, **node.kwargs)
 
         return elementwise("elementwise", shape, element, *sources)
 
-    name = str(node.target).split(".")[1].strip("_")
-    return Conversion(compose(compute, tensors), name, _pattern(scope, node))
+    return compose(compute, tensors)
+
+
+def _cast(value: Expression, dtype: str) -> Expression:
+    return value if dtype_of(value) == "bool" else value.astype(dtype)
 
 
 def _pattern(scope: Scope, node: fx.Node) -> int:
@@ -116,7 +152,9 @@ def _operand(scope: Scope, node: fx.Node, position: int, dtype: str) -> Any:
     if isinstance(argument, fx.Node):
         tensor = scope.tensor(argument) if argument.op == "get_attr" else None
         if tensor is not None and tensor.numel() == 1:
-            return constant(float(tensor), dtype)
+            return constant(tensor.item(), dtype)
+        if tensor is not None and node.target is aten.prelu.default:
+            return scope.constant(stored(tensor.reshape(-1, *(1,) * (len(scope.shape(node)) - 2))))
         return scope.view(argument, len(scope.shape(node)))
     if node.target in _BINARY and position < 2:
         return constant(float(argument), dtype)  # type: ignore[arg-type]
@@ -133,4 +171,4 @@ def cast(scope: Scope, node: fx.Node) -> Conversion:
     return Conversion(compose(compute, [scope.view(source)]), "cast", ELEMENTWISE)  # type: ignore[arg-type]
 
 
-CONVERTERS = {**dict.fromkeys(FUNCTIONS, convert), aten.to.dtype: cast}
+CONVERTERS = {**dict.fromkeys(FUNCTIONS, convert), **dict.fromkeys(COMPARISONS, compare), aten.to.dtype: cast}

@@ -42,6 +42,7 @@ STEPS = {
     aten.hardsigmoid.default,
     aten.leaky_relu.default,
     aten._prelu_kernel.default,
+    aten.prelu.default,
 }
 """Elementwise operations that round alike everywhere."""
 MOST_TAPS = 254

@@ -94,6 +94,9 @@ ELEMENTWISE = {
     "negate": lambda x: -x,
     "absolute": torch.abs,
     "from a constant": lambda x: 1 - x,
+    "larger or equal": lambda x: torch.where(x >= 0.25, x, x * 0.5),
+    "larger of two": lambda x: torch.where(x > x.neg(), x, x * 0.5) + torch.where(x >= x[:, :1], x, -x),
+    "compared once": lambda x: F.relu(torch.where(x > 0, x * 3, x)) + x,
     "add scaled": lambda x: torch.add(x, x.mean(1, keepdim=True), alpha=0.5),
     "times a constant plus": lambda x: x * 0.3 + x,
     "over a constant": lambda x: x / 3.0,
@@ -104,6 +107,17 @@ ELEMENTWISE = {
 def test_elementwise_rounds_as_torch_does(name):
     program = program_of(Net(lambda self, x: ELEMENTWISE[name](x)), (1, 5, 6, 7))
     assert largest_difference(program) <= (6e-8 if name == "add scaled" else 0)
+
+
+@pytest.mark.parametrize("slopes", [1, 5])
+@pytest.mark.parametrize("convolved", [False, True])
+def test_prelu_has_a_slope_for_each_channel_or_for_all(slopes, convolved):
+    prelu = nn.PReLU(slopes)
+    nn.init.uniform_(prelu.weight)
+    before = nn.Conv2d(5, 5, 1) if convolved else nn.Identity()
+    program = program_of(nn.Sequential(before, prelu), (2, 5, 6, 7))
+    assert largest_difference(program) <= (1e-6 if convolved else 0)
+    assert sum("prelu" in name for name in kernels(program)) == 1
 
 
 @pytest.mark.parametrize(
