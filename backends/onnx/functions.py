@@ -220,6 +220,7 @@ NEEDS = {
     "binary_conv2d": ("unpack_bits",),
     "binary_depthwise_conv2d": ("unpack_bits",),
     **reproducible.NEEDS,
+    **tiles.NEEDS,
 }
 """Functions that a function calls; they stand before it in `FUNCTIONS`."""
 

@@ -179,6 +179,9 @@ RULES: Mapping[Any, Rule] = {
     matte.scatter_tiles.default: lambda call: call.emit_function(
         "scatter_tiles", call.value("values"), call.value("tiles"), call.value("base")
     ),
+    matte.spread_tiles.default: lambda call: call.emit_function(
+        "spread_tiles", call.value("values"), call.value("tiles"), size=list(call["size"])
+    ),
     matte.masked_binary_conv2d.default: _masked(_binary_convolution),
     matte.masked_quantized_conv2d.default: _masked(_quantized_convolution),
     matte.masked_conv2d.default: _masked(_float_convolution),

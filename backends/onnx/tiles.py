@@ -93,9 +93,29 @@ scatter_tiles (values, tiles, base) => (y)
 }
 """
 
+_SPREAD_TILES = """
+spread_tiles <size> (values, tiles) => (y)
+{
+  nothing = Constant <value_float = 0.0> ()
+  zero = CastLike (nothing, values)
+  extents = Constant <value_ints: ints = @size> ()
+  channels = Shape <start = 1, end = 2> (values)
+  lengths = Shape <start = 2, end = 4> (values)
+  pixels = ReduceProd <keepdims = 1> (lengths)
+  area = ReduceProd <keepdims = 1> (extents)
+  batch = Div (pixels, area)
+  shape = Concat <axis = 0> (batch, channels, extents)
+  base = Expand (zero, shape)
+  y = matte.scatter_tiles (values, tiles, base)
+}
+"""
+
 FUNCTIONS = {
     "mask_tiles": _MASK_TILES,
     "gather_tiles": _GATHER_TILES,
     "scatter_tiles": _SCATTER_TILES,
+    "spread_tiles": _SPREAD_TILES,
 }
 """Body of each function in ONNX's text form."""
+
+NEEDS = {"spread_tiles": ("scatter_tiles",)}

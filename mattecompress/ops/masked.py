@@ -8,7 +8,8 @@ somewhere in it. With K tiles in all images together, numbered along rows, then 
         slots[t]  = i where places[i] = t, -1 where tile t is not active
 
 One such list serves every operation of one size. What a masked operation yields is compact, (1, C, K, width): row i is
-the i-th active tile, so that whatever follows elementwise is masked as well, until `scatter_tiles` adds it to an image.
+the i-th active tile, so that whatever follows elementwise is masked as well, until `scatter_tiles` adds it to an image,
+or `spread_tiles` makes it one for a convolution whose own tiles these reach around.
 Rows from `count` on only keep shapes static: here they are 0; a backend need not compute them and no one may use them.
 
 Source: BiVM equation (17), y = M * C3(x) + C1(x), where outputs of C3 with M = 0 are not needed.
@@ -96,6 +97,35 @@ def scatter_tiles(values: Tensor, tiles: Tensor, base: Tensor) -> Tensor:
     rows[tiles[1 : 1 + active].long()] += values[0].permute(1, 2, 0)[:active]
     shape = (base.shape[0], base.shape[2], base.shape[3], channels)
     return rows.reshape(shape).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.library.custom_op(
+    "matte::spread_tiles", mutates_args=(), schema="(Tensor values, Tensor tiles, int[] size) -> Tensor"
+)
+def spread_tiles(values: Tensor, tiles: Tensor, size: Sequence[int]) -> Tensor:
+    """Images of compact values, 0 where tiles are not active.
+
+    Args:
+        values: (1, C, K, width).
+        tiles: of `mask_tiles` for the same width.
+        size: (H, W) of the images.
+
+    Returns:
+        (N, C, H, W).
+    """
+    return torch.ops.matte.scatter_tiles(values, tiles, _spread(values, size).zero_())  # type: ignore[no-any-return]
+
+
+def _spread(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Images without content.
+
+    Raises:
+        ValueError: the tiles do not fill images of that size.
+    """
+    _, channels, count, width = values.shape
+    if count * width % (size[0] * size[1]) or size[1] % width:
+        raise ValueError(f"{count} tiles of {width} do not fill images of {size[0]}x{size[1]}")
+    return values.new_empty((count * width // (size[0] * size[1]), channels, *size))
 
 
 @torch.library.custom_op(
@@ -191,6 +221,11 @@ def _(values: Tensor, tiles: Tensor, base: Tensor) -> Tensor:
     if channels != base.shape[1] or count != count_tiles(base.shape, width):
         raise ValueError(f"values {tuple(values.shape)} are no tiles of {tuple(base.shape)}")
     return torch.empty_like(base)
+
+
+@spread_tiles.register_fake
+def _(values: Tensor, tiles: Tensor, size: Sequence[int]) -> Tensor:
+    return _spread(values, size)
 
 
 @masked_binary_conv2d.register_fake

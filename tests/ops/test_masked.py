@@ -43,6 +43,9 @@ def test_rows_divide_into_tiles() -> None:
     assert [masked.choose_width(columns) for columns in (64, 30, 34, 7, 5)] == [4, 3, 2, 1, 1]
     with pytest.raises(ValueError, match="6 columns do not divide into tiles of 4"):
         matte.mask_tiles(torch.zeros(1, 1, 2, 6), 4)
+    tiles = matte.mask_tiles(torch.zeros(1, 1, 2, 6), 3)
+    with pytest.raises(ValueError, match="4 tiles of 3 do not fill images of 5x6"):
+        matte.spread_tiles(torch.zeros(1, 1, 4, 3), tiles, [5, 6])
 
 
 @settings(deadline=None)
@@ -56,6 +59,8 @@ def test_scatter_undoes_gather(shape: tuple[int, ...], density: float, seed: int
     assert compact.shape == (1, 3, batch * height * across, width)
     assert not compact[:, :, int(tiles[0]) :].any()
     spread = F.max_pool2d((mask != 0).float(), (1, width)).repeat_interleave(width, 3)
+    alone = matte.spread_tiles(compact, tiles, [height, across * width])
+    assert torch.equal(alone, torch.where(spread > 0, x, 0.0))
     back = matte.scatter_tiles(compact, tiles, torch.ones_like(x))
     assert torch.equal(back, 1 + x * spread)
 

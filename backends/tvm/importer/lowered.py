@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from tvm import relax
+from tvm import relax, te
 
 from mattecompress import ops
-from mattecompress.backends.tvm.compute.operands import OPAQUE, in_memory
+from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, in_memory
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
 from mattecompress.backends.tvm.kernels.bitserial_depthwise import (
@@ -23,6 +23,7 @@ from mattecompress.backends.tvm.kernels.masked import (
     emit_masked_conv2d,
     emit_masked_quantized_conv2d,
     emit_scatter_tiles,
+    spread_tiles,
 )
 from mattecompress.backends.tvm.kernels.packing import emit_pack_plane, emit_pack_signs, emit_pack_units
 
@@ -53,13 +54,29 @@ EMITTERS: dict[Any, Emitter] = {
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
     """Any node of `EMITTERS`: activations are handed over in memory and in storage order, constants as tensors."""
-    operands = [
-        scope.tensor(source) if source.op == "get_attr" else scope.variable(source)
-        for source in node.args
-        if isinstance(source, fx.Node)
-    ]
+    operands = [_operand(scope, node, source) for source in node.args if isinstance(source, fx.Node)]
     variable = EMITTERS[node.target](scope.builder, node, operands)
     return Conversion(in_memory(variable), str(node.target), OPAQUE, done=True)
 
 
-CONVERTERS = dict.fromkeys(EMITTERS, convert)
+def _operand(scope: Scope, node: fx.Node, source: fx.Node) -> Any:
+    """Spread tiles stay a view for the convolution that gathers them."""
+    if source.op == "get_attr":
+        return scope.program.tensor(source).detach()
+    if node.target is matte.masked_conv2d.default and source.target is matte.spread_tiles.default:
+        return scope.view(source)
+    return scope.variable(source)
+
+
+def spread(scope: Scope, node: fx.Node) -> Conversion:
+    """`matte::spread_tiles`: whoever reads the images computes them."""
+    _, _, height, width = scope.shape(node)
+
+    def compute(values: te.Tensor, tiles: te.Tensor) -> te.Tensor:
+        return spread_tiles(values, tiles, (height, width))
+
+    operands = [in_memory(scope.variable(source)) for source in node.all_input_nodes]
+    return Conversion(compose(compute, operands), "spread_tiles", INJECTIVE, done=True)
+
+
+CONVERTERS = {**dict.fromkeys(EMITTERS, convert), matte.spread_tiles.default: spread}

@@ -21,8 +21,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
-from mattecompress.backends.tvm.compute.convolution import gather as pad
-from mattecompress.backends.tvm.compute.operands import CONVOLUTION, INJECTIVE, OPAQUE
+from mattecompress.backends.tvm.compute.operands import (
+    CONVOLUTION,
+    INJECTIVE,
+    OPAQUE,
+    View,
+    compose,
+    emit,
+    in_memory,
+)
 from mattecompress.backends.tvm.kernels.bitserial import (
     binary_convolution,
     binary_table,
@@ -56,9 +63,9 @@ from mattecompress.backends.tvm.kernels.window import (
 )
 from mattecompress.backends.tvm.schedules.guard import mark_guarded
 from mattecompress.backends.tvm.schedules.pieces import mark, vector_pieces
-from mattecompress.backends.tvm.schedules.stages import child_blocks
+from mattecompress.backends.tvm.schedules.stages import child_blocks, inline
 
-RESULT, PADDED = "masked_result", "gather"
+RESULT, PATCHES = "masked_result", "patches"
 FLOAT = 4
 
 
@@ -135,16 +142,9 @@ def emit_scatter_tiles(builder: relax.BlockBuilder, node: fx.Node, operands: Seq
     """`matte::scatter_tiles`: values (1, K, width, C) added to (N, H, W, C)."""
 
     def compute(values: te.Tensor, tiles: te.Tensor, base: te.Tensor) -> te.Tensor:
-        _, count, width, _ = (int(extent) for extent in values.shape)
         _, height, columns, _ = (int(extent) for extent in base.shape)
-
-        def element(n: Expression, y: Expression, x: Expression, c: Expression) -> Expression:
-            slot = tiles(1 + count + (n * height + y) * (columns // width) + x // width)
-            row = tirx.max(slot.astype("int64"), tirx.const(0, "int64"))
-            value = values(0, row, x % width, c)
-            return base(n, y, x, c) + tirx.if_then_else(slot >= 0, value, tirx.const(0, values.dtype))
-
-        return te.compute(base.shape, element, name="scattered")
+        added = spread_tiles(values, tiles, (height, columns))
+        return te.compute(base.shape, lambda *index: base(*index) + added(*index), name="scattered")
 
     return _emit(builder, "scatter_tiles", INJECTIVE, compute, *operands)
 
@@ -193,35 +193,55 @@ def emit_masked_quantized_conv2d(
     return _emit(builder, name, CONVOLUTION, compute, codes, tiles, lay_out(weight, plan), table)
 
 
+def spread_tiles(values: te.Tensor, tiles: te.Tensor, size: tuple[int, int]) -> te.Tensor:
+    """`matte::spread_tiles`: compact (1, K, width, C) to images (N, H, W, C) of `size`."""
+    _, count, width, channels = (int(extent) for extent in values.shape)
+    height, columns = size
+    nothing = tirx.const(0, values.dtype)
+
+    def element(n: Expression, y: Expression, x: Expression, c: Expression) -> Expression:
+        slot, value = _slot(values, tiles, (n * height + y) * (columns // width) + x // width)
+        return tirx.if_then_else(slot >= 0, value(x % width, c), nothing)
+
+    return te.compute((count * width // (height * columns), *size, channels), element, name="spread")
+
+
+def _slot(
+    values: te.Tensor, tiles: te.Tensor, tile: Expression
+) -> tuple[Expression, Callable[..., Expression]]:
+    """Which row holds a tile, -1 where none does, and the elements of that row or of the first."""
+    slot = tiles(1 + int(values.shape[1]) + tile)
+    row = tirx.max(slot.astype("int64"), tirx.const(0, "int64"))
+    return slot, lambda pixel, channel: values(0, row, pixel, channel)
+
+
 @dataclass(frozen=True)
 class FloatPlan:
     """How one masked float convolution is computed."""
 
     window: Geometry
-    size: tuple[int, int]
+    width: int
     groups: int
     tile: Tile
 
 
 def emit_masked_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
-    """`matte::masked_conv2d`: float32 (N, H, W, C) to (1, K, width, O); sums run over rows, columns and channels."""
+    """`matte::masked_conv2d`: float32 (N, H, W, C), or a view, to (1, K, width, O); sums run over rows, columns, channels."""
     values = arguments(node)
-    image, tiles = operands[0], operands[-1]
+    image = operands[0] if isinstance(operands[0], View) else in_memory(operands[0])
+    tiles = in_memory(_expression(operands[-1]))
     weight = constant(operands[1])
     bias = constant(operands[2]) if values["bias"] is not None else np.zeros(weight.shape[0], np.float32)
-    window = geometry(weight.shape[2:], values)
     registers = Registers.of(current_target())
     tile = choose_tile(weight.shape[0] // values["groups"], values["width"], FLOAT, registers)
-    plan = FloatPlan(window, image_size(image), values["groups"], tile)
-    rows, columns = (window.extent(plan.size[axis], axis) for axis in (0, 1))
+    plan = FloatPlan(geometry(weight.shape[2:], values), values["width"], values["groups"], tile)
 
     def compute(source: te.Tensor, places: te.Tensor, factors: te.Tensor, offsets: te.Tensor) -> te.Tensor:
-        return float_convolution(
-            source, factors, offsets, plan, active_outputs(places, rows, columns, values["width"])
-        )
+        return float_convolution(source, places, factors, offsets, plan)
 
-    name = f"masked_convolution_{weight.shape[1]}_{weight.shape[0]}"
-    return _emit(builder, name, CONVOLUTION, compute, image, tiles, lay_out_floats(weight, tile), bias)
+    constants = (in_memory(relax.const(array)) for array in (lay_out_floats(weight, tile), bias))
+    view = compose(compute, [image, tiles, *constants])
+    return emit(builder, f"masked_convolution_{weight.shape[1]}_{weight.shape[0]}", CONVOLUTION, view)
 
 
 def lay_out_floats(weight: Array, tile: Tile) -> Array:
@@ -231,29 +251,51 @@ def lay_out_floats(weight: Array, tile: Tile) -> Array:
 
 
 def float_convolution(
-    source: te.Tensor, weight: te.Tensor, bias: te.Tensor, plan: FloatPlan, outputs: Outputs
+    source: te.Tensor, tiles: te.Tensor, weight: te.Tensor, bias: te.Tensor, plan: FloatPlan
 ) -> te.Tensor:
-    """The kernel, float32 of the shape of the given outputs; each step is a fused multiply-add."""
+    """The kernel, float32 (1, K, width, O); each step is a fused multiply-add."""
     window, block = plan.window, plan.tile.outputs
     channels, depth = int(weight.shape[0]) * block, int(weight.shape[3])
-    padded = pad(source, window.padding, depth * plan.groups)
+    rows, columns = (window.extent(int(source.shape[1 + axis]), axis) for axis in (0, 1))
+    outputs = active_outputs(tiles, rows, columns, plan.width)
+    patches = gather_patches(source, outputs, plan)
     row, column = (te.reduce_axis((0, size), name) for size, name in zip(window.kernel, "kl", strict=True))
     inner = te.reduce_axis((0, depth), "i")
 
-    def total(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
-        image, top, left = outputs.place(n, y, x)
+    def total(_: Expression, k: Expression, x: Expression, o: Expression) -> Expression:
         group = o // (channels // plan.groups) * depth if plan.groups > 1 else 0
-        value = padded(image, window.tap(top, row, 0), window.tap(left, column, 1), group + inner)
+        value = patches(k, window.tap(0, row, 0), window.tap(x, column, 1), group + inner)
         factor = weight(o // block, row, column, inner, o % block)
         return te.sum(value * factor, axis=[row, column, inner])
 
     sums = te.compute((*outputs.shape, channels), total, name="total")
     return te.compute(
         sums.shape,
-        lambda n, y, x, o: sums(n, y, x, o) + bias(o),
+        lambda n, k, x, o: sums(n, k, x, o) + bias(o),
         name=RESULT,
         attrs=outputs.attributes(plan.tile.numbers),
     )
+
+
+def gather_patches(source: te.Tensor, outputs: Outputs, plan: FloatPlan) -> te.Tensor:
+    """What the windows of a tile see of images, (K, rows, columns, C), 0 outside."""
+    window, (_, count, width) = plan.window, outputs.shape
+    _, height, length, channels = (int(extent) for extent in source.shape)
+    sizes = (window.tap(0, window.kernel[0] - 1, 0) + 1, window.tap(width - 1, window.kernel[1] - 1, 1) + 1)
+
+    def element(k: Expression, i: Expression, j: Expression, c: Expression) -> Expression:
+        image, top, left = outputs.place(0, k, 0)
+        y, x = (
+            window.tap(first, 0, axis) + step - window.padding[axis]
+            for axis, (first, step) in enumerate(((top, i), (left, j)))
+        )
+        inside = te.all(y >= 0, y < height, x >= 0, x < length)
+        value = source(image, y, x, c)
+        if window.padding == (0, 0):
+            return value
+        return tirx.if_then_else(inside, value, tirx.const(0.0, source.dtype))
+
+    return te.compute((count, *sizes, channels), element, name=PATCHES)
 
 
 def schedule_masked_convolution(schedule: Any) -> str | None:
@@ -266,10 +308,7 @@ def schedule_masked_convolution(schedule: Any) -> str | None:
         return "no masked convolution"
     rules = (schedule_binary_convolution, schedule_integer_convolution, _schedule_floats)
     assert any(rule(schedule) is None for rule in rules)
-    sums = next(
-        block for block in child_blocks(schedule) if schedule.get(block).name_hint.startswith("total")
-    )
-    mark_guarded(schedule, schedule.get_loops(sums)[1])
+    mark_guarded(schedule, schedule.get_loops(_sums(schedule))[1])
     return None
 
 
@@ -277,13 +316,22 @@ def _schedule_floats(schedule: Any) -> str | None:
     numbers = result_tile(schedule, RESULT)
     if numbers is None:
         return "no masked float convolution"
-    for block in child_blocks(schedule):
-        if schedule.get(block).name_hint == PADDED:
-            channels = schedule.get_loops(block)[-1]
-            lanes = Registers.of(current_target()).bytes // FLOAT
-            mark(schedule, channels, vector_pieces(int(schedule.get(channels).extent), lanes))
+    before = child_blocks(schedule)
+    (place,) = (at for at, block in enumerate(before) if schedule.get(block).name_hint == PATCHES)
+    inline(schedule, before[:place])
     schedule_tiles(schedule, ("total",), RESULT, Tile(*numbers))
+    patches = before[place]
+    schedule.compute_at(patches, schedule.get_loops(_sums(schedule))[1], preserve_unit_loops=True)
+    schedule.set_scope(patches, 0, "local")
+    channels = schedule.get_loops(patches)[-1]
+    lanes = Registers.of(current_target()).bytes // FLOAT
+    mark(schedule, channels, vector_pieces(int(schedule.get(channels).extent), lanes))
     return None
+
+
+def _sums(schedule: Any) -> Any:
+    """The block that adds up a masked convolution."""
+    return next(b for b in child_blocks(schedule) if schedule.get(b).name_hint.startswith("total"))
 
 
 def _emit(
@@ -298,6 +346,10 @@ def _emit(
 
     scheduled: its loops are as they shall be.
     """
-    sources = [each if isinstance(each, relax.Expr) else relax.const(constant(each)) for each in operands]
+    sources = [_expression(each) for each in operands]
     attributes = {"op_pattern": pattern, **({"tirx.is_scheduled": True} if scheduled else {})}
     return builder.emit_te(compute, *sources, primfunc_name_hint=name, primfunc_attrs=attributes)
+
+
+def _expression(operand: Any) -> relax.Expr:
+    return operand if isinstance(operand, relax.Expr) else relax.const(constant(operand))

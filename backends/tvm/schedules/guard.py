@@ -32,15 +32,23 @@ def _guard(loop: tirx.For) -> tirx.Stmt:
 
 
 def _list_in(loop: tirx.For) -> Any:
-    """The vector with at least one entry for each step, and the count, that the loop's body reads."""
+    """The int32 vector whose entry of the step the loop's body reads, behind the count."""
     found: list[Any] = []
 
     def visit(load: TensorLoad) -> None:
-        shape = [int(size) for size in load.source.ty.shape]
-        is_list = len(shape) == 1 and shape[0] > int(loop.extent) and "int32" in str(load.source.ty.dtype)
-        if is_list and not any(load.source.same_as(other) for other in found):
+        is_list = len(load.indices) == 1 and "int32" in str(load.source.ty.dtype)
+        if is_list and _is_entry(load.indices[0]) and not any(load.source.same_as(other) for other in found):
             found.append(load.source)
 
     tvm_ffi.structural_walk(loop.body, (TensorLoad, visit))
     (source,) = found
     return source
+
+
+def _is_entry(index: Any) -> bool:
+    """Whether an index is a variable and 1, not the place of anything that the list says."""
+    return isinstance(index, tirx.Add) and isinstance(index.a, tirx.Var) and _is_one(index.b)
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, tirx.IntImm) and int(value) == 1

@@ -167,6 +167,7 @@ def test_masked_convolutions(size: tuple[int, int, int, int], density: float):
         base = x[:, :1].expand(-1, 4, -1, -1)
         for compact in results:
             base = matte.scatter_tiles(compact, tiles, base)
+            base = base + matte.spread_tiles(compact, tiles, [height, across * width])
         return base
 
     assert_same(convolve, x, 0, signs=signs, codes=codes, weight=weight)

@@ -138,6 +138,40 @@ def test_programs_with_masks_give_the_references_bits(target: str) -> None:
         assert torch.equal(value, expected[name]), name
 
 
+class Chain(nn.Module):
+    """A float convolution under a mask behind one in bits, which is computed as far as the windows reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("signs", pack_weight_signs(torch.randn(6, 3, 3, 3, generator=generator), 8))
+        self.register_buffer("weight", torch.randint(-9, 10, (16, 6, 3, 3), generator=generator) / 4)
+
+    def forward(self, src: torch.Tensor) -> list[torch.Tensor]:
+        mask = (src[:, :1] - 0.7).clamp(0, 1)
+        tiles = matte.mask_tiles(mask, 4)
+        around = matte.mask_tiles(torch.max_pool2d(mask, 3, 1, 1), 4)
+        geometry = ([1, 1], [1, 1], [1, 1], 1)
+        bits = matte.pack_signs(src - 0.5, None, 1, 8)
+        first = matte.masked_binary_conv2d(bits, self.signs, around, 4, 3, *geometry, "signs", 0)
+        image = matte.spread_tiles((first * 0.25).relu(), around, list(src.shape[2:]))
+        second = matte.masked_conv2d(image, self.weight, None, tiles, 4, *geometry)
+        return [src.clamp(0, 1), matte.spread_tiles(second.relu(), tiles, list(src.shape[2:]))[:, :1]]
+
+
+@pytest.mark.parametrize(
+    "target", ["host", pytest.param("cortex-a76", marks=pytest.mark.needs("qemu-aarch64"))]
+)
+def test_a_convolution_reads_tiles_that_another_computed(target: str) -> None:
+    signature = Signature((("src", (2, 3, 10, 12)),), ("fgr", "pha"))
+    program = capture(Chain(), signature, "chain")
+    src = torch.rand(2, 3, 10, 12, generator=torch.Generator().manual_seed(3))
+    used = rules_used(lower(program, find_target(target))).values()
+    assert list(used).count("masked convolution") == 2 and "serial" not in used
+    (expected, found) = program.run(src=src)["pha"], Freestanding.of(program, target).run(src=src)["pha"]
+    assert expected.any() and torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "emulator"),
     [
