@@ -217,7 +217,7 @@ class Lower:
     def passes(self) -> str:
         """Expand and fold what is left, then lower each kind of module."""
         strict = "{strict=true}" if self.strict else ""
-        lowering = f"lower-quantized{strict},lower-binary{strict},lower-functions"
+        lowering = f"lower-quantized{strict},lower-binary{strict},lower-functions,lower-masks"
         return f"expand-modules,fold-batch-norm,{lowering},canonicalize"
 
 

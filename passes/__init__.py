@@ -13,6 +13,7 @@ PASSES = {
     "insert-elastic-shortcuts": "insert_elastic_shortcuts:InsertElasticShortcuts",
     "lower-binary": "lower_binary:LowerBinary",
     "lower-functions": "lower_functions:LowerFunctions",
+    "lower-masks": "lower_masks:LowerMasks",
     "lower-quantized": "lower_quantized:LowerQuantized",
     "partition-blocks": "partition_blocks:PartitionBlocks",
     "quantize": "quantize:Quantize",

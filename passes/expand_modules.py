@@ -115,7 +115,7 @@ def _expand_mask(write: _Writer, call: fx.Node) -> fx.Node:
     if config.rule == "xor":
         both = [zeros_and_ones(aten.gt.Scalar, value, config.threshold) for value in (x, blurred(x))]
         difference = write(aten.sub.Tensor, *both)
-        return write(aten.mul.Tensor, difference, difference)
+        return zeros_and_ones(aten.gt.Scalar, write(aten.mul.Tensor, difference, difference), 0.0)
     if config.rule == "support_residual":
         x = zeros_and_ones(aten.gt.Scalar, x, 0.0)
     residual = write(aten.abs.default, write(aten.sub.Tensor, x, blurred(x)))
