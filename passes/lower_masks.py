@@ -158,6 +158,14 @@ def _keeps_size(program: Program, node: fx.Node, x: fx.Node, values: dict[str, A
     return list(values["stride"]) == [1, 1] and program.facts(node).shape[2:] == size
 
 
+def _enlargement(program: Program, mask: fx.Node) -> int:
+    """By how much a resize has widened a mask."""
+    if mask.target is not matte.resize_bilinear.default:
+        return 1
+    (source,) = mask.all_input_nodes
+    return program.facts(mask).sizes[3] // program.facts(source).sizes[3]
+
+
 class Tiles(NamedTuple):
     """A list of tiles, their width, and the mask that they come from."""
 
@@ -190,7 +198,7 @@ class _Writer:
     def tiles(self, mask: fx.Node) -> Tiles:
         """The list of a mask, made once."""
         if mask not in self.lists:
-            width = choose_width(self.program.facts(mask).sizes[3])
+            width = choose_width(self.program.facts(mask).sizes[3], _enlargement(self.program, mask))
             with self.program.graph.inserting_after(mask):
                 node = self.call(mask, matte.mask_tiles.default, mask, width)
             self.lists[mask] = Tiles(node, width, mask)

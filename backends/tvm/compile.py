@@ -7,18 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tvm
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
-from tvm import relax, tirx
+from tvm import ir, relax, tirx
+from tvm.s_tir import Schedule
 
-from mattecompress.backends.tvm.compute.operands import BROADCAST, ELEMENTWISE
+from mattecompress.backends.tvm.compute.operands import BROADCAST, CONVOLUTION, ELEMENTWISE, INJECTIVE, OPAQUE
 from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.program import import_program
 from mattecompress.backends.tvm.importer.thresholds import join_packings
+from mattecompress.backends.tvm.kernels.listed import JOINS_BASE
 from mattecompress.backends.tvm.schedule import schedule_module
+from mattecompress.backends.tvm.schedules.injective import REDUCTION
+from mattecompress.backends.tvm.schedules.stages import child_blocks
 from mattecompress.backends.tvm.targets import TARGETS, Target, TargetError
 from mattecompress.files import atomic_path
 from mattecompress.program import Program
@@ -56,10 +61,14 @@ def _require_arithmetic(program: Program, target: Target) -> None:
 
 
 def fuse(module: tvm.IRModule) -> tvm.IRModule:
-    """Join kernels with the elementwise kernels after them."""
+    """Join kernels with the elementwise kernels after them, then those that add to one operand with what computes it."""
     for variable, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc) and _keeps_shape(function):
             module.update_func(variable, function.with_attr("op_pattern", ELEMENTWISE))
+    return _fuse(_only_bases_join(_fuse(module)))
+
+
+def _fuse(module: tvm.IRModule) -> tvm.IRModule:
     passes = (relax.transform.FuseOps(), relax.transform.FuseTIR(), relax.transform.DeadCodeElimination())
     return tvm.transform.Sequential(passes)(module)
 
@@ -68,6 +77,38 @@ def _keeps_shape(function: tirx.PrimFunc) -> bool:
     """Whether a kernel that broadcasts does so between tensors of one shape only."""
     shapes = {tuple(map(int, parameter.ty.shape)) for parameter in function.params}
     return function.attrs["op_pattern"] == BROADCAST and len(shapes) == 1
+
+
+def _only_bases_join(module: tvm.IRModule) -> tvm.IRModule:
+    """Patterns by which nothing is fused but a function marked `JOINS_BASE` with what computes that operand."""
+    calls = {binding.var: binding.value for block in module["main"].body.blocks for binding in block.bindings}
+    patterns = {}
+    for call in calls.values():
+        function = _function_of(module, call)
+        if function is not None and JOINS_BASE in function.attrs:
+            base = calls.get(call.args[1][int(function.attrs[JOINS_BASE])])
+            maker = _function_of(module, base)
+            patterns[call.args[0]] = ELEMENTWISE
+            if base is not None and maker is not None:
+                patterns[base.args[0]] = CONVOLUTION if _reduces(maker) else INJECTIVE
+    for variable, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            module.update_func(variable, function.with_attr("op_pattern", patterns.get(variable, OPAQUE)))
+    return module
+
+
+def _function_of(module: tvm.IRModule, value: Any) -> tirx.PrimFunc | None:
+    """The kernel that a binding of `main` calls."""
+    if isinstance(value, relax.Call) and value.op.same_as(ir.Op.get("relax.call_tir")):
+        return module[value.args[0]]
+    return None
+
+
+def _reduces(function: tirx.PrimFunc) -> bool:
+    schedule = Schedule(function)
+    return any(
+        v.iter_type == REDUCTION for block in child_blocks(schedule) for v in schedule.get(block).iter_vars
+    )
 
 
 @dataclass(frozen=True)

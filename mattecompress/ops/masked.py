@@ -21,13 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WIDEST = 4
+WIDEST = (4, 8)
 """Pixels of a tile: as many as the kernels' register tiles take, so that a narrow band wastes little."""
 
 
-def choose_width(columns: int) -> int:
-    """The width of tiles for rows of `columns` pixels."""
-    return max(width for width in range(1, WIDEST + 1) if columns % width == 0)
+def choose_width(columns: int, enlarged: int = 1) -> int:
+    """The width of tiles for rows of `columns` pixels.
+
+    enlarged: by how much a smaller mask has been resized bilinearly: it is not 0 from halfway between two of its pixels
+        to halfway between two others, so that wider tiles fit it too.
+    """
+    narrow, wide = WIDEST
+    widest = min(max(narrow, enlarged // 2), wide)
+    return max(width for width in range(1, widest + 1) if columns % width == 0)
 
 
 def count_tiles(shape: Sequence[int], width: int) -> int:

@@ -7,6 +7,9 @@ Inside convolutions:
   gathers its input into a small buffer anyway, and computes the node on the way.
 - But an arithmetic node stays outside if it can be the epilogue of what computes its operand.
 
+Inside packings, each for itself: a join that several of them read, with other thresholds each, and nobody else. Bits are
+few where floats are many, so that computing a join again is less than writing it down.
+
 In the frame, the last pass over whole images, which writes the program's outputs plane by plane: elementwise nodes,
 slices, joins, resizes and means over few channels that only outputs or other such nodes read. What a resize reads is
 outside again, since it would be computed once for every pixel that it is spread over.
@@ -23,6 +26,7 @@ aten, matte = torch.ops.aten, torch.ops.matte
 
 SLICES = {aten.slice.Tensor}
 CONVOLUTIONS = {aten.conv2d.default}
+PACKINGS = {matte.pack_signs.default, matte.pack_units.default}
 RESIZES = {aten.upsample_bilinear2d.vec, matte.resize_bilinear.default}
 JOINS = {aten.cat.default} | RESIZES
 ARITHMETIC = {
@@ -82,6 +86,8 @@ def _is_mean_of_few_channels(node: fx.Node) -> bool:
 
 def _only_reader_gathers(node: fx.Node, gathered: set[fx.Node]) -> bool:
     readers = list(node.users)
+    if node.target in JOINS and len(readers) > 1:
+        return all(reader.target in PACKINGS for reader in readers)
     if len(readers) != 1:
         return False
     (reader,) = readers

@@ -141,8 +141,14 @@ def _cast(value: Expression, dtype: str) -> Expression:
 
 
 def _pattern(scope: Scope, node: fx.Node) -> int:
-    """Elementwise, so that a convolution takes it as epilogue, if all activations have the shape of the result."""
-    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    """Elementwise, so that a convolution takes it as epilogue, if all activations have the shape of the result.
+
+    Gathered tiles count as such: they are no convolution's result.
+    """
+    gathered = matte.gather_tiles.default
+    sources = [
+        source for source in node.all_input_nodes if source.op != "get_attr" and source.target is not gathered
+    ]
     same = all(scope.shape(source) == scope.shape(node) for source in sources)
     return ELEMENTWISE if same else BROADCAST
 

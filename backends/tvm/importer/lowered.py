@@ -8,7 +8,8 @@ from torch import fx
 from tvm import relax, te
 
 from mattecompress import ops
-from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, in_memory
+from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, emit, in_memory
+from mattecompress.backends.tvm.importer.absorption import PACKINGS
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
 from mattecompress.backends.tvm.kernels.bitserial_depthwise import (
@@ -16,15 +17,17 @@ from mattecompress.backends.tvm.kernels.bitserial_depthwise import (
     emit_binary_depthwise_conv2d_bits,
 )
 from mattecompress.backends.tvm.kernels.integer import emit_dequantize, emit_quantize, emit_quantized_conv2d
-from mattecompress.backends.tvm.kernels.masked import (
-    emit_gather_tiles,
+from mattecompress.backends.tvm.kernels.listed import (
     emit_mask_tiles,
-    emit_masked_binary_conv2d,
-    emit_masked_conv2d,
-    emit_masked_quantized_conv2d,
     emit_scatter_tiles,
+    gather_tiles,
     spread_tiles,
 )
+from mattecompress.backends.tvm.kernels.masked import (
+    emit_masked_binary_conv2d,
+    emit_masked_quantized_conv2d,
+)
+from mattecompress.backends.tvm.kernels.masked_float import emit_masked_conv2d
 from mattecompress.backends.tvm.kernels.packing import emit_pack_plane, emit_pack_signs, emit_pack_units
 
 assert ops
@@ -44,7 +47,6 @@ EMITTERS: dict[Any, Emitter] = {
     matte.dequantize.default: emit_dequantize,
     matte.quantized_conv2d.default: emit_quantized_conv2d,
     matte.mask_tiles.default: emit_mask_tiles,
-    matte.gather_tiles.default: emit_gather_tiles,
     matte.scatter_tiles.default: emit_scatter_tiles,
     matte.masked_binary_conv2d.default: emit_masked_binary_conv2d,
     matte.masked_quantized_conv2d.default: emit_masked_quantized_conv2d,
@@ -60,9 +62,11 @@ def convert(scope: Scope, node: fx.Node) -> Conversion:
 
 
 def _operand(scope: Scope, node: fx.Node, source: fx.Node) -> Any:
-    """Spread tiles stay a view for the convolution that gathers them."""
+    """Spread tiles stay a view for the convolution that gathers them; each packing computes a view anew."""
     if source.op == "get_attr":
         return scope.program.tensor(source).detach()
+    if node.target in PACKINGS and not scope.view(source).is_stored:
+        return emit(scope.builder, "gather", INJECTIVE, scope.view(source))
     if node.target is matte.masked_conv2d.default and source.target is matte.spread_tiles.default:
         return scope.view(source)
     return scope.variable(source)
@@ -79,4 +83,19 @@ def spread(scope: Scope, node: fx.Node) -> Conversion:
     return Conversion(compose(compute, operands), "spread_tiles", INJECTIVE, done=True)
 
 
-CONVERTERS = {**dict.fromkeys(EMITTERS, convert), matte.spread_tiles.default: spread}
+def gather(scope: Scope, node: fx.Node) -> Conversion:
+    """`matte::gather_tiles`: whoever reads the tiles takes them from the images."""
+    width = scope.shape(node)[3]
+
+    def compute(images: te.Tensor, tiles: te.Tensor) -> te.Tensor:
+        return gather_tiles(images, tiles, width)
+
+    operands = [in_memory(scope.variable(source)) for source in node.all_input_nodes]
+    return Conversion(compose(compute, operands), "gather_tiles", INJECTIVE, done=True)
+
+
+CONVERTERS = {
+    **dict.fromkeys(EMITTERS, convert),
+    matte.spread_tiles.default: spread,
+    matte.gather_tiles.default: gather,
+}

@@ -138,7 +138,9 @@ def inline_epilogue(schedule: Schedule, result: Any) -> Any:
     *inlined, last = [
         block for block in blocks if not any(schedule.get(block).same_as(other) for other in before)
     ]
-    if not all(_same_outputs(schedule, block, result) for block in (*inlined, last)):
+    if not _same_outputs(schedule, last, result):
+        return result
+    if not all(_same_outputs(schedule, block, result, spread=True) for block in inlined):
         return result
     if not all(schedule.get_consumers(block) for block in inlined):
         return result
@@ -155,12 +157,15 @@ def _ancestors(schedule: Schedule, block: Any) -> list[Any]:
     return found
 
 
-def _same_outputs(schedule: Schedule, block: Any, result: Any) -> bool:
+def _same_outputs(schedule: Schedule, block: Any, result: Any, spread: bool = False) -> bool:
+    """Whether a block has the result's outputs; or one for several of them, where it may be `spread` over them."""
     extents = [
         [int(schedule.get(loop).extent) for loop in schedule.get_loops(each)] for each in (block, result)
     ]
     spatial = all(var.iter_type == 0 for var in schedule.get(block).iter_vars)
-    return spatial and extents[0] == extents[1]
+    if len(extents[0]) != len(extents[1]):
+        return False
+    return spatial and all(own == other or (spread and own == 1) for own, other in zip(*extents, strict=True))
 
 
 def _accumulate_at(schedule: Schedule, block: Any, place: Any, tile: Tile) -> list[Any]:

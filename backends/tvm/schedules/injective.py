@@ -18,6 +18,8 @@ from mattecompress.backends.tvm.schedules.stages import (
 from mattecompress.backends.tvm.targets import Target
 
 REDUCTION = 2
+PLANES = "to_nchw"
+"""Block that stores channels as planes: it takes them row by row, so that what it reads stays near."""
 
 
 def schedule_injective(s: Schedule, target: Target) -> list[Packing]:
@@ -47,6 +49,9 @@ def schedule_injective(s: Schedule, target: Target) -> list[Packing]:
             mark(s, loop, serial_pieces(extents[axis], cuts))
     if len(loops) == 4:
         place_rows(s, loops[1], lanes)
+    if s.get(block).name_hint == PLANES and len(child_blocks(s)) == 1:
+        images, planes, rows, columns = loops
+        s.reorder(images, rows, planes, columns)
     return []
 
 

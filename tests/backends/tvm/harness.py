@@ -11,7 +11,15 @@ from torch import Tensor, fx
 from tvm import relax
 
 import mattecompress.ops  # noqa: F401  (registers torch.ops.matte)
-from mattecompress.backends.tvm.kernels import bitserial, bitserial_depthwise, integer, masked, packing
+from mattecompress.backends.tvm.kernels import (
+    bitserial,
+    bitserial_depthwise,
+    integer,
+    listed,
+    masked,
+    masked_float,
+    packing,
+)
 from mattecompress.backends.tvm.schedules.guard import guard_loops
 from mattecompress.backends.tvm.schedules.pieces import cut_loops
 
@@ -36,8 +44,7 @@ KERNELS: dict[Any, tuple[Callable[..., relax.Var], Callable[[Any], str | None] |
     matte.quantize.default: (integer.emit_quantize, None),
     matte.dequantize.default: (integer.emit_dequantize, None),
     matte.quantized_conv2d.default: (integer.emit_quantized_conv2d, integer.schedule_integer_convolution),
-    matte.mask_tiles.default: (masked.emit_mask_tiles, None),
-    matte.gather_tiles.default: (masked.emit_gather_tiles, None),
+    matte.mask_tiles.default: (listed.emit_mask_tiles, None),
     matte.masked_binary_conv2d.default: (
         masked.emit_masked_binary_conv2d,
         masked.schedule_masked_convolution,
@@ -46,7 +53,7 @@ KERNELS: dict[Any, tuple[Callable[..., relax.Var], Callable[[Any], str | None] |
         masked.emit_masked_quantized_conv2d,
         masked.schedule_masked_convolution,
     ),
-    matte.masked_conv2d.default: (masked.emit_masked_conv2d, masked.schedule_masked_convolution),
+    matte.masked_conv2d.default: (masked_float.emit_masked_conv2d, masked.schedule_masked_convolution),
 }
 STORED_AS_IS = (
     matte.binary_conv2d.default,
