@@ -7,7 +7,7 @@ import tvm_ffi
 from tvm import ir
 from tvm.s_tir import Schedule
 
-from mattecompress.backends.tvm.compute.resize import KEPT
+from mattecompress.backends.tvm.compute.resize import KEPT, ROW
 from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
 from mattecompress.backends.tvm.targets import Target
 
@@ -73,10 +73,17 @@ def divide(schedule: Schedule, wanted: str) -> Stages:
 
 
 def inline(schedule: Schedule, blocks: list[Any]) -> None:
-    """Inline blocks into their readers, but those that are computed a row at a time."""
+    """Inline blocks into their readers, but those that are computed a row at a time and not for the rows of others."""
     for block in blocks:
-        if KEPT not in schedule.get(block).annotations:
+        if KEPT not in schedule.get(block).annotations or _feeds_rows(schedule, block):
             schedule.compute_inline(block)
+
+
+def _feeds_rows(schedule: Schedule, block: Any) -> bool:
+    """Whether a row of a later resize is computed from a block; which rows it reads only a table knows."""
+    readers = schedule.get_consumers(block)
+    rows = (str(schedule.get(reader).annotations.get(KEPT, "")) == ROW for reader in readers)
+    return any(rows) or any(_feeds_rows(schedule, reader) for reader in readers)
 
 
 def place_rows(schedule: Schedule, loop: Any, lanes: int) -> None:

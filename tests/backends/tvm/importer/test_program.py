@@ -83,6 +83,15 @@ def test_winograd_takes_what_it_speeds_up():
         assert "winograd" not in rules_used(lower(program_of(layer, (1, 35, 32, 32)), HOST)).values()
 
 
+def test_a_resize_of_a_resize():
+    def expression(self, x):
+        down = F.interpolate(x, (4, 3), mode="bilinear")
+        back = F.interpolate(down, (8, 6), mode="bilinear")
+        return F.interpolate((x - back).abs(), (16, 12), mode="bilinear")
+
+    assert largest_difference(program_of(Net(expression), (1, 3, 8, 6))) < 1e-6
+
+
 ELEMENTWISE = {
     "relu": torch.relu,
     "hardswish": F.hardswish,
