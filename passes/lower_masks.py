@@ -68,7 +68,7 @@ class LowerMasks(Pass):
     name: ClassVar[str] = "lower-masks"
 
     def ensures(self, program: Program) -> None:
-        """None is left."""
+        """No masked sum is computed everywhere."""
         left = [found.total.name for found in _masked_sums(program)]
         expect(not left, f"masked sums are still computed everywhere: {', '.join(left)}")
 

@@ -231,9 +231,13 @@ def test_lowers_to_bits(bivm_and_program: tuple[BiVM, Program]) -> None:
     _, program = bivm_and_program
     lowered = parse_pipeline("lower{strict=true}").run(program)
     assert lowered.level is Level.LOWERED
-    assert len(lowered.find(torch.ops.matte.binary_conv2d.default)) == len(
-        program.called_modules(BinaryConv2d)
-    )
+    matte = torch.ops.matte
+    packed = [
+        node
+        for target in (matte.binary_conv2d.default, matte.masked_binary_conv2d.default)
+        for node in lowered.find(target)
+    ]
+    assert len(packed) == len(program.called_modules(BinaryConv2d))
     inputs = {node.name: torch.rand(program.facts(node).sizes) for node in program.inputs}
     before, after = program.run(**inputs), lowered.run(**inputs)
     for name, value in before.items():
