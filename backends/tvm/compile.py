@@ -65,7 +65,9 @@ def fuse(module: tvm.IRModule) -> tvm.IRModule:
     for variable, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc) and _keeps_shape(function):
             module.update_func(variable, function.with_attr("op_pattern", ELEMENTWISE))
-    return _fuse(_only_bases_join(_fuse(module)))
+    fused = _fuse(module)
+    adds = any(JOINS_BASE in function.attrs for function in fused.functions.values() if function.attrs)
+    return _fuse(_only_bases_join(fused)) if adds else fused
 
 
 def _fuse(module: tvm.IRModule) -> tvm.IRModule:
