@@ -125,13 +125,21 @@ def _is_compact(program: Program, node: fx.Node, readers: set[fx.Node]) -> bool:
     """Whether a node can be computed tile by tile, and only `readers` want it."""
     if node.op != "call_function" or set(node.users) != readers:
         return False
-    size = program.facts(node).shape[2:]
+    activations = _activations(node)
     if node.target in MASKED:
-        return program.facts(node).dtype is not torch.float16
+        return program.facts(node).dtype is not torch.float16 and len(activations) == 1
     return node.target in ELEMENTWISE and all(
-        program.facts(source).shape[2:] == size if source in _activations(node) else _is_flat(program, source)
+        _positions(program, source) == _positions(program, node)
+        if source in activations
+        else _is_flat(program, source)
         for source in node.all_input_nodes
     )
+
+
+def _positions(program: Program, node: fx.Node) -> tuple[int | str, ...]:
+    """Images, rows and columns."""
+    batch, *sizes = program.facts(node).shape
+    return batch, *sizes[1:]
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
@@ -149,7 +157,9 @@ def _is_flat(program: Program, constant: fx.Node) -> bool:
     """One number, or one for each channel of its reader."""
     shape = program.facts(constant).sizes
     slopes = all(reader.target is aten.prelu.default for reader in constant.users)
-    return not shape or shape[-2:] == (1, 1) or shape == (1,) or (len(shape) == 1 and slopes)
+    if len(shape) < 2:
+        return slopes or shape in ((), (1,))
+    return shape[-2:] == (1, 1) and (len(shape) == 3 or shape[0] == 1)
 
 
 def _keeps_size(program: Program, node: fx.Node, x: fx.Node, values: dict[str, Any]) -> bool:

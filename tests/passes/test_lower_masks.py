@@ -145,6 +145,27 @@ def test_leaves_what_more_than_a_mask_needs(elsewhere: bool) -> None:
     assert not LowerMasks()(dense).modified and not tiled.find(matte.mask_tiles.default)
 
 
+class PerImage(Sums):
+    """Behind the close layer, a number for each image or each row, or the state of the first image for all."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("images", torch.rand(2, 1, 1, 1))
+        self.register_buffer("rows", torch.rand(12, 1))
+
+    def forward(self, x: Tensor, h: Tensor) -> list[Tensor]:
+        factor = h[:1] if self.kind == "state" else getattr(self, self.kind)
+        return [self.mask(x[:, 3:]) * (self.close(x) * factor) + self.everywhere(x), h]
+
+
+@pytest.mark.parametrize("kind", ["images", "rows", "state"])
+def test_what_differs_between_positions_stays_everywhere(kind: str) -> None:
+    dense, tiled = lowered(program_of(PerImage(kind), 2))
+    assert not tiled.find(matte.mask_tiles.default)
+    assert_same(dense, tiled, inputs_of(dense))
+
+
 class Integers(nn.Module):
     """A layer on codes under a mask."""
 
