@@ -193,6 +193,17 @@ def test_max_pool():
     assert largest_difference(program_of(nn.MaxPool2d(3, 2, 1), (1, 19, 8, 11))) == 0
 
 
+@few
+@given(
+    size=st.tuples(st.integers(2, 9), st.integers(2, 40)),
+    kernel=st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5])),
+    stride=st.integers(1, 2),
+)
+def test_max_pool_of_one_channel(size, kernel, stride):
+    layer = nn.MaxPool2d(kernel, stride, (kernel[0] // 2, kernel[1] // 2))
+    assert largest_difference(program_of(layer, (2, 1, *size))) == 0
+
+
 @pytest.mark.parametrize("axes", [(1,), (2, 3)])
 def test_means(axes):
     program = program_of(Net(lambda self, x: x.mean(axes, keepdim=True)), (2, 21, 30, 40))
