@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mattecompress.errors import UserError
+from mattecompress.models.packed import PackingError, unpack
 from mattecompress.program import describe_parameters
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -54,7 +55,8 @@ class AbsentPart(nn.Module):
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .pth or .pt file by name, floating ones as float32; no code in it is run.
 
-    A `state_dict` or `model` wrapper and a `module.` prefix (both left by training loops) are taken off.
+    A `state_dict` or `model` wrapper and a `module.` prefix (both left by training loops) are taken off; packed one-bit
+    weights become floats with the same signs and scales.
 
     Raises:
         CheckpointError: no such file, an unknown suffix, a damaged file, or a file that is not a table of tensors.
@@ -69,7 +71,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: suffix '{path.suffix}' is unknown; expected one of {', '.join(SUFFIXES)}"
         )
-    return {name: _as_float32(value) for name, value in _unwrap(tensors, path).items()}
+    try:
+        weights = unpack(_unwrap(tensors, path))
+    except PackingError as error:
+        raise CheckpointError(f"{path}: damaged one-bit weights: {error}; copy it again") from error
+    return {name: _as_float32(value) for name, value in weights.items()}
 
 
 def find_model(names: Iterable[str]) -> str | None:

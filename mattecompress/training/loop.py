@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +16,7 @@ from mattecompress.data.clips import procedural_clip
 from mattecompress.data.datasets.mixing import MixedClips
 from mattecompress.files import atomic_path
 from mattecompress.losses import matting_loss, segmentation_loss
+from mattecompress.models.checkpoints import read_checkpoint
 from mattecompress.training.batches import Batch, ClipSource
 from mattecompress.training.beginning import build_network, build_teacher, origin
 from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut, evaluate
@@ -181,9 +181,10 @@ class Run:
         weights, record = out / "weights.safetensors", out / "record.json"
         if self.world.leads:
             optional = frozenset(getattr(module, "optional_parts", ()))
-            save_weights(module, weights, self.recipe.half, without=optional - self.recipe.trained_parts)
+            left_out = optional - self.recipe.trained_parts
+            save_weights(module, weights, self.recipe.half, self.recipe.packed, left_out)
         self.world.wait()
-        module.load_state_dict(safetensors.torch.load_file(weights), strict=False)
+        module.load_state_dict(read_checkpoint(weights), strict=False)
         module.eval()
         scores = evaluate(lambda frames: self.network.matte(frames.to(self.world.device))[1], held_out)
         document = {

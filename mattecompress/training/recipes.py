@@ -87,6 +87,7 @@ class Recipe:
     clip_norm: largest norm of the gradient; 0 leaves it as it is.
     average: decay a step of the running mean of the weights that is saved in the end; 0 saves the last weights.
     half: save the weights as float16.
+    packed: save them as `mattecompress.models.packed` does: one-bit ones as bits, others as float16.
     teacher: the model whose features a stage with mimicking compares with.
     coarse: weight of the loss on the coarse matte, where the network gives one.
     """
@@ -98,6 +99,7 @@ class Recipe:
     clip_norm: float = 0.0
     average: float = 0.0
     half: bool = False
+    packed: bool = False
     teacher: str = ""
     coarse: float = 0.0
 
@@ -153,13 +155,16 @@ def mimicking(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 
 RECIPES = {
-    "bivm": Recipe(model="bivm", stages=mimicking(BIVM_STAGES), teacher="bivm-32bit", coarse=0.25),
+    "bivm": Recipe(
+        model="bivm", stages=mimicking(BIVM_STAGES), packed=True, teacher="bivm-32bit", coarse=0.25
+    ),
     "bivm-32bit": Recipe(model="bivm-32bit", stages=BIVM_STAGES, coarse=0.25),
     "bivm-small": Recipe(
         model="bivm",
         stages=mimicking(SMALL_STAGES),
         clip_norm=1.0,
         average=0.99,
+        packed=True,
         teacher="bivm-32bit",
         coarse=0.25,
     ),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
+from mattecompress.models.packed import pack
 
 PREFIX = "checkpoint-"
 
@@ -79,21 +80,29 @@ class RunState:
 
 
 def save_weights(
-    module: nn.Module, path: Path, half: bool = False, without: frozenset[str] = frozenset()
+    module: nn.Module,
+    path: Path,
+    half: bool = False,
+    packed: bool = False,
+    without: frozenset[str] = frozenset(),
 ) -> None:
     """Write a state dict as safetensors, whole or not at all.
 
     half: store floating tensors as float16 instead of float32.
+    packed: store them as `mattecompress.models.packed` does.
     without: parts (first components of names) that are left out.
     """
-    kind = torch.float16 if half else torch.float32
-    stored = {
-        name: (value.to(kind) if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
-        if name.partition(".")[0] not in without
-    }
+    tensors = pack(module) if packed else _at_precision(module, torch.float16 if half else torch.float32)
+    stored = {name: value for name, value in tensors.items() if name.partition(".")[0] not in without}
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(stored))
+
+
+def _at_precision(module: nn.Module, kind: torch.dtype) -> dict[str, Tensor]:
+    return {
+        name: (value.to(kind) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+    }
 
 
 def _checkpoints(folder: Path) -> list[Path]:

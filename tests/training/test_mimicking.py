@@ -31,6 +31,7 @@ TINY = Recipe(
     model="bivm",
     stages=(FIRST, Stage(1, 1, 2, 64, 80, RATES, bfloat16=False)),
     clip_norm=1.0,
+    packed=True,
     teacher="bivm-32bit",
     coarse=0.25,
 )
@@ -83,6 +84,7 @@ def test_goes_on_after_kill(whole_run, teacher: Path, tmp_path: Path) -> None:
 def test_result_is_a_checkpoint_that_names_its_teacher(whole_run) -> None:
     fgr, pha, *_ = build_model("bivm", whole_run.weights)(torch.rand(1, 3, 64, 64))
     assert fgr.isfinite().all() and pha.isfinite().all()
+    assert whole_run.weights.stat().st_size < 800_000
     record = json.loads(whole_run.record.read_text())
     assert record["taught_by"]["file"] == "weights.safetensors"
     assert record["recipe"]["stages"][0]["mimicking"] == 1e-4
