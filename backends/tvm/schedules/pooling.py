@@ -1,7 +1,4 @@
-"""Schedule of sums and maxima over windows, rows or channels: lanes along channels, partial results in registers.
-
-Windows over one channel have their lanes along the row, whose partial results lie in a buffer of a row.
-"""
+"""Schedule of sums and maxima over windows, rows or channels: lanes along channels, partial results in registers."""
 
 from typing import Any
 
@@ -21,7 +18,6 @@ from mattecompress.backends.tvm.schedules.stages import (
 from mattecompress.backends.tvm.targets import Target
 
 VECTORS = 8
-WINDOW = ("rows", "columns")
 
 
 def schedule_pooling(s: Schedule, target: Target) -> list[Packing]:
@@ -47,10 +43,7 @@ def _schedule_pool(s: Schedule, pool: Any, target: Target) -> None:
     copy = s.cache_write(pool, 0, "local")
     loops = s.get_loops(pool)
     spatial, reduced = loops[:4], loops[4:]
-    columns, channels = (int(s.get(loop).extent) for loop in spatial[2:])
-    if channels == 1 and columns > 1 and len(reduced) == len(WINDOW):
-        _schedule_rows(s, pool, copy, target)
-        return
+    channels = int(s.get(spatial[3]).extent)
     tile = max(size for size in divisors(channels) if len(widths(size, lanes_of(s, target))) <= VECTORS)
     outer, lanes = s.split(spatial[3], [None, tile])
     s.reorder(*spatial[:3], outer, *reduced, lanes)
@@ -59,17 +52,6 @@ def _schedule_pool(s: Schedule, pool: Any, target: Target) -> None:
     mark(s, lanes, pieces)
     s.decompose_reduction(pool, reduced[0])
     mark(s, s.get_loops(copy)[-1], pieces)
-
-
-def _schedule_rows(s: Schedule, pool: Any, copy: Any, target: Target) -> None:
-    image, row, column, channel, *window = s.get_loops(pool)
-    columns, reach = (int(s.get(loop).extent) for loop in (column, window[-1]))
-    s.reorder(image, row, *window, column, channel)
-    s.reverse_compute_at(copy, row, preserve_unit_loops=True)
-    inside = (min(reach, columns), max(columns - reach, 0))
-    mark(s, column, vector_pieces(columns, lanes_of(s, target), inside))
-    s.decompose_reduction(pool, window[0])
-    mark(s, s.get_loops(copy)[2], vector_pieces(columns, lanes_of(s, target)))
 
 
 def _vectorize_channels(s: Schedule, block: Any, target: Target) -> None:
