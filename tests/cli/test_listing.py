@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "mattecompress"]
 
 def test_verbs() -> None:
     listed = (
-        "bench build capture compose demo doctor eval inspect models opt passes pipelines recipes run targets "
+        "bench build capture compose demo doctor eval inspect models opt passes pipelines recipes run scan targets "
         "train"
     )
     assert " ".join(VERBS) == listed
