@@ -27,7 +27,7 @@ docs: .venv/.installed
 
 .venv/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,vit,dev]'
 	bash .ci/packages
 	touch $@
 

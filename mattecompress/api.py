@@ -12,7 +12,7 @@ from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect
 from mattecompress.feed import Clip
 from mattecompress.models import build_model
-from mattecompress.models.signatures import fixed_options, rvm_signature
+from mattecompress.models.signatures import fixed_options, model_signature
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
@@ -32,7 +32,7 @@ def capture(
 ) -> Program:
     """The float program of a named model, or of any module whose signature is given.
 
-    size: (height, width) of the frame; None leaves sizes open.
+    size: (height, width) of the frame; None leaves sizes open, which networks of trimaps cannot.
     ratio: the downsample ratio of a named model; other than 1 it needs a size.
     options: go to the model's builder, such as `refiner="fast_guided_filter"`.
 
@@ -46,7 +46,7 @@ def capture(
             )
         return capture_module(model, signature, type(model).__name__.lower())
     network = build_model(model, checkpoint, **options)
-    return capture_module(network, rvm_signature(model, size, ratio), model, fixed_options(model, ratio))
+    return capture_module(network, model_signature(model, size, ratio), model, fixed_options(model, ratio))
 
 
 def opt(

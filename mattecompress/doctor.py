@@ -13,6 +13,7 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxsim": "onnx",
+    "transformers": "vit",
     "apache-tvm": "tvm",
     "ziglang": "tvm",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mattecompress.data.sources import SourceClip
+from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.errors import UserError
 from mattecompress.metrics import evaluate_clip
 from mattecompress.preparation import fix_size
@@ -69,9 +69,13 @@ def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tens
 
     Raises:
         ResolutionError, PreconditionError: the program cannot take the clip's size.
+        TrimapError: the program takes a trimap, and the clip's alpha is unknown.
     """
     height, width = clip.frames.shape[-2:]
-    outputs = list(Stream(fix_size(program, (height, width)), run).over(clip.frames))
+    stream = Stream(fix_size(program, (height, width)), run)
+    inputs = clip_inputs(program, clip)
+    given = (inputs,) if isinstance(inputs, torch.Tensor) else inputs.values()
+    outputs = list(stream.over(*given))
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
     foreground = torch.cat([output["fgr"] for output in outputs]) if "fgr" in program.output_names else None
     return alpha, foreground

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 from torch import Tensor
 
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import MediaError, composite
-from mattecompress.data.sources import frame_size, load_clips, procedural_seed
+from mattecompress.data.sources import frame_size, load_clips, procedural_seed, takes_trimap
+from mattecompress.data.trimaps import make_trimap, read_trimaps
 from mattecompress.data.video import open_writer, read_frames, read_info
 from mattecompress.evaluation import alpha_name
 from mattecompress.preparation import require_fixed_size
@@ -28,32 +29,35 @@ def matte_clip(
     alpha_path: Path,
     colour: str | None = None,
     frames: int | None = None,
+    trimap: str | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Path]:
     """Write the alpha of a clip and, given a colour such as `#00b140`, the foreground composed over it.
 
     run: computes the program, such as an artifact's `over_clips()`.
     source: a video, a picture, a folder of pictures, or `procedural[:SEED]`.
+    trimap: the same of trimaps, of a program that takes them; procedural clips come with theirs.
 
     The composite goes beside the alpha, as `NAME-composite`. Returns the paths written.
 
     Raises:
         MediaError: the source cannot be read, or the paths cannot be written. ColourError: no such colour.
         ResolutionError: the program's size is open.
+        TrimapError: the program takes a trimap and there is none, or takes none.
     """
     require_fixed_size(program)
     background = parse_colour(colour) if colour else None
     beside = alpha_path.with_name(f"{alpha_path.stem}-composite{alpha_path.suffix}")
     if Path(source).exists() and Path(source).resolve() in (alpha_path.resolve(), beside.resolve()):
         raise MediaError(f"{source}: the matte would overwrite the input: name another file with --alpha")
-    total, fps, pictures = _open_source(source, frame_size(program), frames)
+    total, fps, pictures, trimaps = _open_source(program, source, trimap, frames)
     matte = alpha_name(program)
     with ExitStack() as stack:
         alphas = stack.enter_context(open_writer(alpha_path, fps))
         composites = stack.enter_context(open_writer(beside, fps)) if background is not None else None
         stream = Stream(program, run)
-        for number, picture in enumerate(pictures, start=1):
-            outputs = stream(picture.unsqueeze(0))
+        for number, (picture, known) in enumerate(zip(pictures, trimaps, strict=False), start=1):
+            outputs = stream(picture[None], None if known is None else known[None])
             alpha = outputs[matte][0]
             alphas.write(alpha)
             if composites is not None and background is not None:
@@ -63,11 +67,16 @@ def matte_clip(
 
 
 def _open_source(
-    source: str, size: tuple[int, int] | None, frames: int | None
-) -> tuple[int, Fraction, Iterator[Tensor]]:
-    if procedural_seed(source) is not None:
+    program: Program, source: str, trimap: str | None, frames: int | None
+) -> tuple[int, Fraction, Iterator[Tensor], Iterator[Tensor | None]]:
+    size = frame_size(program)
+    if procedural_seed(source) is not None and trimap is None:
         (clip,) = load_clips(source, size, clips=1, frames=frames or PROCEDURAL_FRAMES)
-        return len(clip.frames), FPS, iter(clip.frames)
-    info = read_info(Path(source))
-    pictures = read_frames(Path(source), size=size)
-    return min(info.frames, frames or info.frames), info.fps or FPS, islice(pictures, frames)
+        assert clip.alpha is not None
+        made = make_trimap(clip.alpha) if takes_trimap(program) else repeat(None)
+        return len(clip.frames), FPS, iter(clip.frames), iter(made)
+    path = Path(source)
+    info = read_info(path)
+    pictures = islice(read_frames(path, size=size), frames)
+    trimaps = read_trimaps(trimap, path, size, frames) if trimap else repeat(None)
+    return min(info.frames, frames or info.frames), info.fps or FPS, pictures, trimaps

@@ -20,6 +20,8 @@ _NO_OPERATIONS = {
     aten.clone.default,
     aten.contiguous.default,
 }
+_PLACES = ("device", "layout", "pin_memory")
+"""Where and how an operation stores its result: a program leaves that to whoever runs it."""
 _CHECKS = ("_assert", "sym_constrain", "_guards_fn")
 _VIEWS = (
     "slice",
@@ -42,6 +44,8 @@ class NormalizationError(UserError):
 def normalize_graph(module: fx.GraphModule) -> None:
     """Rewrite an exported graph in place.
 
+    Copies that only change the order in memory go; what a view needed of that order, a reshape does by itself.
+
     Raises:
         NormalizationError: a view is changed in place, or an operation yields several values of a kind
             that is not a split.
@@ -54,7 +58,10 @@ def normalize_graph(module: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif node.op == "call_function":
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key not in _PLACES}
             _functionalize(graph, node)
+            if node.target is aten.view.default:
+                node.target = aten.reshape.default
     for node in list(graph.nodes):
         if node.target is operator.getitem:
             _take_piece(graph, node)

@@ -1,12 +1,14 @@
 """Frame after frame through a recurrent program: states start at zero and are fed back."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from mattecompress.data.sources import frame_node
+from mattecompress.data.sources import TRIMAP, frame_node, takes_trimap
+from mattecompress.data.trimaps import TrimapError
 from mattecompress.program import Program
 
 Run = Callable[..., dict[str, Tensor]]
@@ -54,7 +56,7 @@ class Stream:
     """Carries a program's recurrent states over any way of running it: the program itself or an artifact.
 
     Raises:
-        FrameInputError: the program takes something else than one frame besides its states.
+        FrameInputError: the program takes something else than a frame, and perhaps a trimap, besides its states.
     """
 
     def __init__(self, program: Program, run: Runner | None = None) -> None:
@@ -64,16 +66,26 @@ class Stream:
 
     @property
     def frame_name(self) -> str:
-        """The one input that is no state."""
+        """The input that is a frame."""
         return str(frame_node(self.program).target)
 
     @torch.no_grad()
-    def __call__(self, frame: Tensor) -> dict[str, Tensor]:
-        """The outputs for one frame, (1,3,H,W) of float32 in 0..1; the states move on."""
-        return self.stateful.step(**{self.frame_name: frame})
+    def __call__(self, frame: Tensor, trimap: Tensor | None = None) -> dict[str, Tensor]:
+        """The outputs for one frame, (1,3,H,W), and its trimap, (1,1,H,W), float32 in 0..1; the states move on.
 
-    def over(self, frames: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """The outputs for each frame, (3,H,W), of one clip, from fresh states."""
+        Raises:
+            TrimapError: the program takes a trimap and there is none, or takes none.
+        """
+        if takes_trimap(self.program) != (trimap is not None):
+            takes, fix = ("no", "leave it out") if trimap is not None else ("a", "add --trimap")
+            raise TrimapError(f"{self.program.name} takes {takes} trimap with each frame: {fix}")
+        known = {} if trimap is None else {TRIMAP: trimap}
+        return self.stateful.step(**{self.frame_name: frame}, **known)
+
+    def over(
+        self, frames: Iterable[Tensor], trimaps: Iterable[Tensor] | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """The outputs for each frame, (3,H,W), and trimap, (1,H,W), of one clip, from fresh states."""
         self.stateful.reset()
-        for frame in frames:
-            yield self(frame.unsqueeze(0))
+        for frame, trimap in zip(frames, repeat(None) if trimaps is None else trimaps, strict=False):
+            yield self(frame[None], None if trimap is None else trimap[None])

@@ -23,7 +23,7 @@ BIVM_BLOCKS = (
     "SparseUpsamplingBlock",
     "SparseOutputBlock",
 )
-ATTENTION_BLOCKS = ("VitDetLayer", "Block")
+ATTENTION_BLOCKS = ("VitDetLayer", "RoutedLayer", "Block")
 HEADS = ("Projection",)
 _ACTIVATIONS = {torch.ops.aten.relu.default, torch.ops.aten.hardswish.default}
 

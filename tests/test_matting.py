@@ -2,14 +2,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mattecompress.data.colours import ColourError
 from mattecompress.data.frames import MediaError, to_bytes
+from mattecompress.data.sources import clip_inputs, load_clips
+from mattecompress.data.trimaps import TrimapError
 from mattecompress.data.video import read_frames, write_frames
+from mattecompress.evaluation import predict
 from mattecompress.matting import matte_clip
+from mattecompress.models.signatures import trimap_signature
 from mattecompress.preparation import ResolutionError, fix_size
 from mattecompress.program import Program
 from mattecompress.stream import Stream
+from mattecompress.tracing import capture
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +61,45 @@ def test_refuses(network: Program, tiny_open: Program, tmp_path: Path) -> None:
     write_frames(tmp_path / "b-composite.y4m", torch.rand(1, 3, 16, 24))
     with pytest.raises(MediaError, match="overwrite"):
         matte_clip(network, network.run, str(tmp_path / "b-composite.y4m"), tmp_path / "b.y4m", "#ff0000")
+
+
+class Halves(nn.Module):
+    """Alpha is half the brightness and half the trimap."""
+
+    def forward(self, image: torch.Tensor, trimap: torch.Tensor) -> torch.Tensor:
+        return (image.mean(1, keepdim=True) + trimap) / 2
+
+
+@pytest.fixture(scope="module")
+def halves() -> Program:
+    return capture(Halves(), trimap_signature((16, 24)), "halves")
+
+
+def test_a_trimap_goes_with_each_frame(halves: Program, tmp_path: Path) -> None:
+    frames, trimaps = torch.ones(2, 3, 16, 24), torch.tensor([0.0, 1.0]).expand(16, 12, 2).reshape(16, 24)
+    write_frames(tmp_path / "in", frames)
+    write_frames(tmp_path / "known", trimaps.expand(2, 1, 16, 24))
+    matte_clip(halves, halves.run, str(tmp_path / "in"), tmp_path / "out", trimap=str(tmp_path / "known"))
+    for written in read_frames(tmp_path / "out"):
+        assert torch.equal(to_bytes(written[0]), to_bytes((1 + trimaps) / 2))
+
+
+def test_procedural_clips_have_their_trimap(halves: Program, tmp_path: Path) -> None:
+    matte_clip(halves, halves.run, "procedural", tmp_path / "out", frames=2)
+    (clip,) = load_clips("procedural", (16, 24), 1, 2)
+    inputs = clip_inputs(halves, clip)
+    alphas, _ = predict(halves, halves.run, clip)
+    assert torch.equal(alphas, halves.run(**inputs)["alpha"])
+    for alpha, written in zip(alphas, read_frames(tmp_path / "out"), strict=True):
+        assert torch.equal(to_bytes(alpha), to_bytes(written[:1]))
+
+
+def test_trimaps_are_asked_for_and_refused(halves: Program, network: Program, tmp_path: Path) -> None:
+    write_frames(tmp_path / "p.png", torch.rand(1, 3, 16, 24))
+    picture = str(tmp_path / "p.png")
+    with pytest.raises(TrimapError, match="halves takes a trimap with each frame: add --trimap"):
+        matte_clip(halves, halves.run, picture, tmp_path / "a.png")
+    with pytest.raises(TrimapError, match="tiny takes no trimap with each frame: leave it out"):
+        matte_clip(network, network.run, picture, tmp_path / "a.png", trimap=picture)
+    with pytest.raises(TrimapError, match="alpha of p .* is unknown"):
+        clip_inputs(halves, next(load_clips(picture, None, None, None)))

@@ -175,6 +175,7 @@ OWNERS = {
     "onnxsim": ("mattecompress.backends.onnx",),
     "typer": ("mattecompress.cli",),
     "cv2": ("mattecompress.optical_flow",),
+    "transformers": ("mattecompress.models",),
 }
 
 

@@ -202,3 +202,26 @@ def test_refuses_more_shapes_than_inputs() -> None:
     size = (1, 3, 8, 8)
     with pytest.raises(CaptureError, match="2 shapes were given, the network takes fewer inputs"):
         capture(nn.ReLU(), Signature((("a", size), ("b", size)), ("out",)), "net")
+
+
+@torch.no_grad()
+def test_what_is_contiguous_for_a_view_stays_computable() -> None:
+    class Windows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            cut = x.view(1, 3, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).contiguous()
+            return cut.view(-1, 3, 4, 4)
+
+    program, x = (
+        capture(Windows(), Signature((("x", (1, 3, 8, 8)),), ("y",)), "windows"),
+        torch.rand(1, 3, 8, 8),
+    )
+    assert torch.equal(program.run(x=x)["y"], Windows()(x))
+
+
+def test_where_a_tensor_lives_is_left_open() -> None:
+    class Ramp(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.arange(4, device=x.device)
+
+    program = capture(Ramp(), Signature((("x", (2, 4)),), ("y",)), "ramp")
+    assert "device" not in print_program(program)

@@ -94,6 +94,10 @@ def run(
         str, typer.Option(help="A video, a picture, a folder of pictures, or procedural[:SEED].")
     ],
     alpha: Annotated[Path, typer.Option(help="Where the matte goes: a video, or a folder for pictures.")],
+    trimap: Annotated[
+        str | None,
+        typer.Option(help="Trimaps, black, grey and white, as --input, of programs that take them."),
+    ] = None,
     backend: Annotated[str, typer.Option(help="reference, onnx or tvm.")] = "reference",
     composite: Annotated[
         str | None, typer.Option(help="Also write the person over this colour, '#00b140'.")
@@ -107,6 +111,8 @@ def run(
     mattecompress run w8a8.mcg --backend tvm --input clip.mp4 --alpha alpha.mp4 --composite '#00b140'
 
     mattecompress run rvm.mcg --size 288x512 --input pictures/ --alpha mattes/
+
+    mattecompress run vitmatte.mcg --input photo.png --trimap trimap.png --alpha matte.png
     """
     import torch
 
@@ -118,6 +124,6 @@ def run(
     matting = fit_to(load_at(program, size), input)
     artifact = compile_program(matting, backend, threads=threads)
     with progress_bar() as report:
-        written = matte_clip(matting, artifact.over_clips(), input, alpha, composite, frames, report)
+        written = matte_clip(matting, artifact.over_clips(), input, alpha, composite, frames, trimap, report)
     for path in written:
         say(str(path))

@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from mattecompress.cli.options import (
     parse_size,
     print_json,
     progress_bar,
+    require_known,
     require_writable,
     say,
 )
@@ -51,6 +52,12 @@ def capture(
     size: Size = None,
     ratio: Annotated[float, typer.Option(help="Downsample ratio of a named model.")] = 1.0,
     refiner: Annotated[str | None, typer.Option(help="deep_guided_filter or fast_guided_filter.")] = None,
+    preprocessing: Annotated[
+        str | None, typer.Option(help="official or huggingface, of models with a trimap.")
+    ] = None,
+    keep_known: Annotated[
+        bool, typer.Option("--keep-known", help="Set alpha to what the trimap is certain of.")
+    ] = False,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Random weights, drawn from --seed.")
     ] = False,
@@ -67,6 +74,8 @@ def capture(
 
     mattecompress capture bivm --untrained -o bivm.mcg
 
+    mattecompress capture vitmatte-small --checkpoint w.pth --size 1024x768 -o vitmatte.mcg
+
     mattecompress capture mypackage.net:build --inputs 1x3x288x512 --outputs pha -o mine.mcg
     """
     from mattecompress import container
@@ -75,7 +84,8 @@ def capture(
 
     require_writable(output)
     if ":" in model:
-        given = {"checkpoint": checkpoint, "size": size, "refiner": refiner, "untrained": untrained}
+        given = {"checkpoint": checkpoint, "size": size, "untrained": untrained, "refiner": refiner}
+        given |= {"preprocessing": preprocessing, "keep-known": keep_known}
         _refuse(model, "a function builds it", **given)
         program = _capture_function(model, inputs or [], outputs, state or [])
     else:
@@ -83,7 +93,10 @@ def capture(
         if untrained:
             _refuse(model, "untrained weights are random", checkpoint=checkpoint)
         weights = _Weights(checkpoint, seed if untrained else None)
-        program = _capture_named(model, weights, parse_size(size), ratio, refiner)
+        if preprocessing:
+            require_known("--preprocessing", preprocessing, ("official", "huggingface"))
+        options = {"refiner": refiner, "preprocessing": preprocessing, "keep_known": keep_known}
+        program = _capture_named(model, weights, parse_size(size), ratio, options)
     container.save(program, output, _hash_of(checkpoint))
     open_sizes = program_symbols(program)
     what = (
@@ -101,7 +114,11 @@ def _refuse(model: str, reason: str, **options: object) -> None:
 
 
 def _capture_named(
-    model: str, weights: _Weights, size: tuple[int, int] | None, ratio: float, refiner: str | None
+    model: str,
+    weights: _Weights,
+    size: tuple[int, int] | None,
+    ratio: float,
+    given: Mapping[str, object],
 ) -> "Program":
     import torch
 
@@ -109,7 +126,7 @@ def _capture_named(
 
     if not 0 < ratio <= 1:
         raise ArgumentError(f"--ratio {ratio:g}: expected more than 0 and at most 1")
-    options: dict[str, Any] = {"refiner": refiner} if refiner else {}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     if weights.seed is not None:
         torch.manual_seed(weights.seed)
         options["untrained"] = True
@@ -197,6 +214,7 @@ def opt(
     mattecompress opt rvm.mcg -p canonicalize,fold-batch-norm --print-after all
     """
     from mattecompress import container
+    from mattecompress.data.sources import clip_inputs
     from mattecompress.pipeline import Context
     from mattecompress.pipeline_text import parse_pipeline
     from mattecompress.reproducer import run_with_reproducer
@@ -212,7 +230,7 @@ def opt(
         context = Context(seed=seed, progress=report, folder=resume)
         if calibration:
             loaded = _calibration_clips(calibration, given, wanted, *counts)
-            context.clips = [clip.frames for clip in loaded]
+            context.clips = [clip_inputs(given, clip) for clip in loaded]
             context.alphas = [clip.alpha for clip in loaded]
             repeated = _calibration_options(calibration, *counts)
         result = run_with_reproducer(wanted, given, context, hooks, announcements, repeated)

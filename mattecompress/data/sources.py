@@ -12,16 +12,19 @@ from mattecompress.data.clips import MIN_SIDE, procedural_clip
 from mattecompress.data.datasets.footage import Footage
 from mattecompress.data.datasets.layouts import find_dataset, split_source
 from mattecompress.data.frames import MediaError, Size
+from mattecompress.data.trimaps import TrimapError, make_trimap
 from mattecompress.data.video import is_video, read_frames, read_size
 from mattecompress.errors import UserError
+from mattecompress.feed import Clip
 from mattecompress.program import Program
 
 DEFAULT_SIZE = (144, 256)
 DEFAULT_FRAMES = 24
+TRIMAP = "trimap"
 
 
 class FrameInputError(UserError):
-    """A program does not take exactly one frame besides its states."""
+    """A program does not take exactly one frame, or a frame and a trimap, besides its states."""
 
 
 @dataclass(frozen=True)
@@ -101,20 +104,45 @@ def absolute_source(source: str) -> str:
 
 
 def frame_node(program: Program) -> fx.Node:
-    """The one input that is no state and has four axes.
+    """The input that is no state and has four axes; a trimap may stand behind it.
 
     Raises:
-        FrameInputError: there is another input besides the states, or that one is no frame.
+        FrameInputError: there is another input besides the states, or the first is no frame.
     """
     states = {state.input for state in program.states}
     inputs = [node for node in program.inputs if node.target not in states]
-    if len(inputs) != 1 or len(program.facts(inputs[0]).shape) != 4:
+    if (
+        not inputs
+        or len(program.facts(inputs[0]).shape) != 4
+        or [node.target for node in inputs[1:]] not in ([], [TRIMAP])
+    ):
         names = ", ".join(str(node.target) for node in inputs) or "none"
         raise FrameInputError(
             f"{program.name} has to take one input (1,3,H,W) besides its states, it takes {names}: "
-            "name recurrent states with --state when you capture it"
+            "name recurrent states with --state when you capture it, and a second input 'trimap'"
         )
     return inputs[0]
+
+
+def takes_trimap(program: Program) -> bool:
+    """Whether the program takes a trimap (1,1,H,W), 0 background, 1 foreground, with each frame."""
+    return TRIMAP in program.input_names
+
+
+def clip_inputs(program: Program, clip: SourceClip) -> Clip:
+    """What a clip feeds to the program: its frames, or also the trimap of its alpha.
+
+    Raises:
+        TrimapError: the program takes a trimap, and the clip's alpha is unknown.
+    """
+    if not takes_trimap(program):
+        return clip.frames
+    if clip.alpha is None:
+        raise TrimapError(
+            f"{program.name} takes a trimap, and the alpha of {clip.name} that it could be made from is unknown: "
+            "use procedural clips or a data set with alpha"
+        )
+    return {str(frame_node(program).target): clip.frames, TRIMAP: make_trimap(clip.alpha)}
 
 
 def frame_size(program: Program) -> Size | None:

@@ -1,12 +1,14 @@
 """Networks to capture, by name, and the weights that ship with the package."""
 
 import importlib
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mattecompress.errors import UserError
+from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.models.checkpoints import CheckpointError, load_checkpoint
 from mattecompress.options import nearest
 
@@ -15,15 +17,20 @@ MODELS = {
     "bimatting-32bit": "bimatting:bimatting_float",
     "bivm": "bimatting:bivm",
     "bivm-32bit": "bimatting:bivm_float",
+    "mematte-base": "mematte:base",
+    "mematte-small": "mematte:small",
     "rvm-mobilenetv3": "rvm:mobilenetv3",
     "rvm-resnet50": "rvm:resnet50",
+    "vitmatte-base": "vitmatte:base",
+    "vitmatte-small": "vitmatte:small",
 }
+EXTRAS = {"transformers": "vit"}
 SHIPPED = {"rvm-mobilenetv3": "rvm-small.safetensors"}
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 class UnknownModelError(UserError):
-    """No model has that name."""
+    """No model has that name, or the model has no such option."""
 
 
 def build_model(
@@ -35,16 +42,35 @@ def build_model(
     `options` go to the model's builder, such as `refiner="fast_guided_filter"` for RVM.
 
     Raises:
-        UnknownModelError: no such name in MODELS.
+        UnknownModelError: no such name in MODELS, or no such option.
+        MissingExtraError: the extra that the model needs is not installed.
         CheckpointError: the checkpoint does not fit, or none was given and none is shipped.
     """
-    if name not in MODELS:
-        raise UnknownModelError(f"no model is called '{name}'{nearest(name, MODELS)}")
-    module, _, builder = MODELS[name].partition(":")
-    model: nn.Module = getattr(importlib.import_module(f"{__name__}.{module}"), builder)(**options)
+    builder = _find_builder(name)
+    known = inspect.signature(builder).parameters
+    for option in options:
+        if option not in known:
+            raise UnknownModelError(
+                f"{name} has no option {option.replace('_', '-')}{nearest(option, known)}"
+            )
+    model = builder(**options)
     if not untrained:
         load_checkpoint(model, checkpoint or shipped_checkpoint(name), name)
     return model.eval()
+
+
+def _find_builder(name: str) -> Callable[..., nn.Module]:
+    if name not in MODELS:
+        raise UnknownModelError(f"no model is called '{name}'{nearest(name, MODELS)}")
+    module, _, builder = MODELS[name].partition(":")
+    try:
+        found: Callable[..., nn.Module] = getattr(importlib.import_module(f"{__name__}.{module}"), builder)
+    except ModuleNotFoundError as error:
+        absent = (error.name or "").partition(".")[0]
+        if absent not in EXTRAS:
+            raise
+        raise MissingExtraError(absent, EXTRAS[absent]) from error
+    return found
 
 
 def shipped_checkpoint(name: str) -> Path:

@@ -22,8 +22,10 @@ MARKS = {
     "rvm-resnet50": "backbone.layer1.0.conv1.weight",
     "bivm": "backbone.joins.0.whole.factor",
     "bimatting": "backbone.feature.0.conv1.weight",
+    "mematte-small": "backbone.routers.0.in_conv.0.weight",
+    "vitmatte-small": "backbone.pos_embed",
 }
-"""A tensor that tells each network's checkpoints from those below it."""
+"""A tensor that tells each network's checkpoints from those below it; a small ViTMatte or MEMatte stands for the base one too."""
 
 
 class CheckpointError(UserError):

@@ -14,11 +14,28 @@ RVM_STATE_CHANNELS = {
     "bivm": (16, 20, 40, 64),
     "bivm-32bit": (16, 20, 40, 64),
 }
+TRIMAP_MODELS = ("mematte-base", "mematte-small", "vitmatte-base", "vitmatte-small")
 RVM_STATES = tuple(StatePair(f"r{k}i", f"r{k}o") for k in range(1, 5))
 
 
 class SizeError(UserError):
     """A frame size that the network cannot take, or a size that is needed and absent."""
+
+
+def model_signature(model: str, size: tuple[int, int] | None = None, ratio: float = 1) -> Signature:
+    """The signature of a named model; arguments and errors as of `rvm_signature` and `trimap_signature`."""
+    if model not in TRIMAP_MODELS:
+        return rvm_signature(model, size, ratio)
+    if ratio != 1:
+        raise SizeError(f"{model} has no downsample ratio: leave --ratio out")
+    if size is None:
+        raise SizeError(f"{model} is captured at one size: add --size HEIGHTxWIDTH")
+    return trimap_signature(size)
+
+
+def trimap_signature(size: tuple[int, int], batch: int | str = 1) -> Signature:
+    """Image and trimap of (height, width) in, alpha out; no states. A batch may be left open, as "n"."""
+    return Signature((("image", (batch, 3, *size)), ("trimap", (batch, 1, *size))), ("alpha",))
 
 
 def rvm_signature(model: str, size: tuple[int, int] | None = None, ratio: float = 1) -> Signature:
@@ -49,6 +66,8 @@ def rvm_signature(model: str, size: tuple[int, int] | None = None, ratio: float 
 
 def fixed_options(model: str, ratio: float = 1) -> dict[str, Any]:
     """Arguments of the network's `forward` that a program of this signature has fixed."""
+    if model in TRIMAP_MODELS:
+        return {}
     ratios = {} if ratio == 1 else {"downsample_ratio": ratio}
     return ratios if model.startswith("rvm-") else {**ratios, "coarse_outputs": False}
 

@@ -16,7 +16,10 @@ MODULES = {
     "BinaryConv2d": "binary",
     "ElasticShortcut": "elastic_shortcut",
     "FakeQuantize": "quantizer",
+    "RoutedAttention": "routed_attention",
     "SpatialMask": "spatial_mask",
+    "TokenRefinement": "token_refinement",
+    "TokenRouter": "token_router",
 }
 
 

@@ -116,6 +116,8 @@ def test_a_function_that_builds_no_network(refused: Refused) -> None:
         (["--ratio", "2"], "--ratio 2"),
         (["--ratio", "0.5"], "add --size"),
         (["--inputs", "1x3x8x8"], "--inputs does not apply to rvm-mobilenetv3"),
+        (["--preprocessing", "other"], "--preprocessing 'other' is unknown"),
+        (["--keep-known"], "rvm-mobilenetv3 has no option keep-known; known: refiner"),
     ],
 )
 def test_named_capture(refused: Refused, words: list[str], expected: str) -> None:

@@ -137,3 +137,25 @@ def test_build_for_arm(done: Cli, tiny_file: str, tmp_path: Path) -> None:
 def test_build_of_open_size(done: Cli, open_file: str, tmp_path: Path) -> None:
     done("build", open_file, "--emit", "onnx", "-o", "dist")
     assert (tmp_path / "dist" / "tiny.onnx").is_file()
+
+
+def test_a_trimap_goes_with_the_picture(done: Cli, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "joined.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, image, trimap):\n"
+        "        return image[:, :1] * trimap\n"
+        "build = Net\n"
+    )
+    inputs = ["--inputs", "image=1x3x16x24", "--inputs", "trimap=1x1x16x24"]
+    done("capture", "joined:build", *inputs, "--outputs", "alpha", "-o", "joined.mcg")
+    trimap = (torch.arange(24) // 8 / 2).expand(1, 16, 24)
+    write_frames(tmp_path / "trimap.png", trimap[None])
+    write_frames(tmp_path / "white.png", torch.ones(1, 3, 16, 24))
+    words = ["run", "joined.mcg", "--input", "white.png", "--alpha", "alpha.png"]
+    done(*words, "--trimap", "trimap.png")
+    (alpha,) = read_frames(tmp_path / "alpha.png")
+    assert torch.equal(to_bytes(alpha[:1]), to_bytes(trimap))
+    refused = cli(*words)
+    assert refused.code == 2 and "takes a trimap with each frame: add --trimap" in refused.err
+    done("opt", "joined.mcg", "-p", "canonicalize", "--calibration", "procedural", "--frames", 1)

@@ -31,6 +31,8 @@ def hashed_weight(key: str, like: Tensor) -> Tensor:
         return 1 + 0.25 * s
     if key.endswith(("bias", "channel_threshold")):
         return 0.05 * s
+    if "pos_embed" in key or "rel_pos" in key:
+        return 0.02 * s
     if like.ndim == 1:
         return 1 + 0.1 * s
     return s * (3 * like.shape[0] / like.numel()) ** 0.5

@@ -11,8 +11,12 @@ from mattecompress.models import MODELS, SHIPPED, UnknownModelError, build_model
 from mattecompress.models.checkpoints import CheckpointError
 from mattecompress.training.evaluation import HELD_OUT_SEED
 
+LARGE = ("mematte-base", "vitmatte-base")
 
-@pytest.mark.parametrize("name", MODELS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS]
+)
 def test_every_name_builds(name: str) -> None:
     assert not build_model(name, untrained=True).training
 
