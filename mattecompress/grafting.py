@@ -1,10 +1,12 @@
-"""Copying the graph of one program into another."""
+"""Copying the graph of one program, or what a module computes, into another program."""
 
 from collections.abc import Mapping
 
-from torch import fx
+from torch import fx, nn
 
 from mattecompress.program import Program
+from mattecompress.signature import Signature
+from mattecompress.tracing import capture
 
 
 def graft(
@@ -30,3 +32,19 @@ def graft(
             copies[node].meta = {"facts": facts.but(scope=scope, region=None)}
     program.scopes |= {f"{path}.{scope}": kind for scope, kind in donor.scopes.items()}
     return {name: copies[node] for name, node in donor.outputs.items()}
+
+
+def graft_module(
+    program: Program, module: nn.Module, inputs: Mapping[str, fx.Node], path: str, before: fx.Node
+) -> fx.Node:
+    """Write what a module computes of some nodes as operations in front of another; returns the result.
+
+    inputs: nodes by the names of the module's parameters, in order; their shapes need not be fixed.
+    path: where tensors of the module go, and the scope of its operations.
+
+    Raises:
+        CaptureError, NormalizationError: the module cannot be captured.
+    """
+    shapes = tuple((name, program.facts(node).shape) for name, node in inputs.items())
+    donor = capture(module, Signature(shapes, ("result",)), path)
+    return graft(program, donor, inputs, path, before)["result"]

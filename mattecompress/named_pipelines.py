@@ -209,6 +209,81 @@ class Bivm(Bimatting):
 
 
 @dataclass(frozen=True)
+class Sdpa:
+    """Exact attention that never builds its map: no routing, and the row without token compression of MEMatte Table 6.
+
+    queries: of a tile, as of `rewrite-attention`.
+    rows: of a strip, where the decoder is computed strip by strip too, as of `tile-decoder`.
+    """
+
+    queries: int = 256
+    rows: int | None = None
+
+    def passes(self) -> str:
+        """Rewrite."""
+        strips = f",tile-decoder{{rows={self.rows}}}" if self.rows else ""
+        return f"canonicalize,rewrite-attention{{queries={self.queries}}}{strips}"
+
+
+@dataclass(frozen=True)
+class Mematte:
+    """Chosen tokens through attention, the others past it: MEMatte Table 6, row "BATR".
+
+    From a ViTMatte; what is new has to be trained. Its published program mattes tile by tile too: `tile-decoder`.
+
+    limit, form, variant: as of `route-tokens`.
+    """
+
+    limit: int = 18500
+    form: Literal["dynamic", "static"] = "dynamic"
+    variant: Literal["code", "paper"] = "code"
+
+    def passes(self) -> str:
+        """Route."""
+        options = f"limit={self.limit} form={self.form} variant={self.variant}"
+        return f"canonicalize,route-tokens{{{options}}}"
+
+
+@dataclass(frozen=True)
+class Tome:
+    """Similar tokens merged around attention over the image: MEMatte Table 6, row "ToMe", a reconstruction (R).
+
+    share: as of `merge-tokens`.
+    """
+
+    share: float = 0.5
+
+    def passes(self) -> str:
+        """Merge."""
+        return f"canonicalize,merge-tokens{{share={self.share}}}"
+
+
+@dataclass(frozen=True)
+class Dynamicvit:
+    """Fewer tokens in each attention over the image, by a predictor: MEMatte Table 6, row "DynamicViT", reconstructed (R).
+
+    keep: as of `prune-tokens`.
+    """
+
+    method: ClassVar[str] = "dynamicvit"
+    keep: float = 0.7
+
+    def passes(self) -> str:
+        """Prune."""
+        return f"canonicalize,prune-tokens{{method={self.method} keep={self.keep}}}"
+
+
+@dataclass(frozen=True)
+class Evit(Dynamicvit):
+    """Fewer tokens in each attention over the image, by attention to them: MEMatte Table 6, row "EViT", reconstructed (R).
+
+    keep: as of `prune-tokens`.
+    """
+
+    method: ClassVar[str] = "evit"
+
+
+@dataclass(frozen=True)
 class Lower:
     """Down to integers and bits: whatever is still trainable becomes `matte::` operations over packed constants."""
 
@@ -232,5 +307,10 @@ PIPELINES: dict[str, type[NamedPipeline]] = {
     "rvm-react": RvmReact,
     "bimatting": Bimatting,
     "bivm": Bivm,
+    "sdpa": Sdpa,
+    "mematte": Mematte,
+    "tome": Tome,
+    "dynamicvit": Dynamicvit,
+    "evit": Evit,
     "lower": Lower,
 }
