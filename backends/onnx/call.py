@@ -104,6 +104,10 @@ class Call:
         """Write one standard operation; returns its value."""
         return self.writer.emit(self.node.name, kind, inputs, **attributes)
 
+    def emit_last(self, kind: str, results: int, *inputs: str, **attributes: Any) -> str:
+        """Write one standard operation that has several results; returns the last."""
+        return self.writer.emit(self.node.name, kind, inputs, unread=results - 1, **attributes)
+
     def emit_function(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Write a call of one of the local functions `matte::`; returns its value."""
         return self.writer.emit(self.node.name, kind, inputs, domain="matte", **attributes)

@@ -32,13 +32,17 @@ class RefusalError(Exception):
 
 @dataclass
 class Operation:
-    """One ONNX node: operator, names of its values, attributes, and the program's facts about it."""
+    """One ONNX node: operator, names of its values, attributes, and the program's facts about it.
+
+    unread: results that stand before `output` and that nobody reads.
+    """
 
     kind: str
     inputs: tuple[str, ...]
     output: str
     attributes: Mapping[str, Any]
     domain: str = ""
+    unread: int = 0
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,12 +98,20 @@ class Writer:
         self._taken.add(name)
         return name
 
-    def emit(self, prefix: str, kind: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
-        """Append an operation and return the name of its value."""
+    def emit(
+        self,
+        prefix: str,
+        kind: str,
+        inputs: Sequence[str],
+        domain: str = "",
+        unread: int = 0,
+        **attributes: Any,
+    ) -> str:
+        """Append an operation and return the name of its value, the one behind those that are not read."""
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
         output = self.name(f"{prefix}.{kind}")
-        self.operations.append(Operation(kind, tuple(inputs), output, attributes, domain))
+        self.operations.append(Operation(kind, tuple(inputs), output, attributes, domain, unread))
         if domain:
             self.functions[kind] = None
         return output

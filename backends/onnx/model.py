@@ -92,7 +92,7 @@ def _node(operation: Operation) -> Any:
     return onnx.helper.make_node(
         operation.kind,
         operation.inputs,
-        [operation.output],
+        [*(f"{operation.output}.unread{place}" for place in range(operation.unread)), operation.output],
         name=operation.output,
         domain=operation.domain or None,
         **attributes,

@@ -155,6 +155,29 @@ def _gather(call: Call) -> str:
     return call.emit("GatherElements", call.value("self"), call.value("index"), axis=call.axis("self"))
 
 
+def _sort_places(call: Call) -> str:
+    """Equal values keep their order, in ONNX always and in torch on request."""
+    if not call.arguments.get("stable"):
+        raise RefusalError("argsort that is not stable")
+    axis = call.axis("self")
+    count = call.emit("Shape", call.value("self"), start=axis, end=axis + 1)
+    return call.emit_last("TopK", 2, call.value("self"), count, axis=axis, largest=int(call["descending"]))
+
+
+def _scatter(reduction: str) -> Rule:
+    def write(call: Call) -> str:
+        inputs = (call.value("self"), call.value("index"), call.value("src"))
+        return call.emit("ScatterElements", *inputs, axis=call.axis("self"), reduction=reduction)
+
+    return write
+
+
+def _largest_place(call: Call) -> str:
+    if call["dim"] is None:
+        raise RefusalError("argmax over all axes")
+    return call.emit("ArgMax", call.value("self"), axis=call.axis("self"), keepdims=int(call["keepdim"]))
+
+
 def _pixel_shuffle(call: Call) -> str:
     return call.emit("DepthToSpace", call.value("self"), blocksize=call["upscale_factor"], mode="CRD")
 
@@ -164,10 +187,9 @@ def _filled(value: Callable[[Call], Any]) -> Rule:
 
     def write(call: Call) -> str:
         scalar = call.writer.numbers(value(call), call.dtype)
-        sizes = call.arguments.get("size")
-        if sizes is None:
-            sizes = call.sizes(call.node, "a tensor of constants")
-        return call.emit("Expand", scalar, call.size_vector(sizes))
+        if "size" not in call.arguments:
+            return call.emit("Expand", scalar, call.emit("Shape", call.value("self")))
+        return call.emit("Expand", scalar, call.size_vector(call["size"]))
 
     return write
 
@@ -224,6 +246,10 @@ RULES: Mapping[Any, Rule] = {
     aten.index.Tensor: _index,
     aten.index_select.default: _index_select,
     aten.gather.default: _gather,
+    aten.scatter.src: _scatter("none"),
+    aten.scatter_add.default: _scatter("add"),
+    aten.argsort.stable: _sort_places,
+    aten.argmax.default: _largest_place,
     aten.pixel_shuffle.default: _pixel_shuffle,
     aten.clone.default: _same,
     aten.contiguous.default: _same,

@@ -130,6 +130,15 @@ def _resize(mode: str) -> Rule:
     return lambda call: resize(call, mode, "input", "output_size", "scale_factors")
 
 
+def _resize_line(call: Call) -> str:
+    """Linear along the last of three axes."""
+    if call["output_size"] is None or call["align_corners"]:
+        raise RefusalError("linear interpolation by scale factors or with aligned corners")
+    size = call.size_vector(call["output_size"])
+    attributes = {"mode": "linear", "axes": [2], "coordinate_transformation_mode": "half_pixel"}
+    return call.emit("Resize", call.value("input"), "", "", size, **attributes)
+
+
 def resize(call: Call, mode: str, source: str, size: str, scales: str) -> str:
     """ONNX's `Resize` of a call whose arguments have the given names."""
     align = bool(call.arguments.get("align_corners", False))
@@ -252,6 +261,7 @@ RULES: Mapping[Any, Rule] = {
     aten.max_pool2d.default: _max_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_pool,
     aten.upsample_bilinear2d.vec: _resize("linear"),
+    aten.upsample_linear1d.vec: _resize_line,
     aten.upsample_bicubic2d.vec: _resize("cubic"),
     aten.upsample_nearest2d.vec: _resize("nearest"),
     aten.mean.dim: _reduction("ReduceMean"),

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mattecompress.backends.onnx import elementwise, lowered, shaping, spatial, trainable
+from mattecompress.backends.onnx import elementwise, lowered, shaping, spatial, tokens, trainable
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError, Writer
 from mattecompress.program import Level, Program
 
 OPERATORS = {**elementwise.RULES, **shaping.RULES, **spatial.RULES, **lowered.RULES}
-MODULES = dict(trainable.RULES)
+MODULES = {**trainable.RULES, **tokens.RULES}
 
 
 @dataclass(frozen=True)
