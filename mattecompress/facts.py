@@ -44,6 +44,33 @@ FLOAT = Precision(32, 32)
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """The pass that made a node, and what it was made from.
+
+    origins: names of nodes that no pass made from another: captured ones, or such as a pass added. Empty where the
+        node was added without taking the place of any.
+    """
+
+    maker: str
+    origins: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.maker}({','.join(self.origins)})"
+
+    @classmethod
+    def parse(cls, text: str) -> "Provenance":
+        """From `fold-batch-norm(conv2d,batch_norm)`.
+
+        Raises:
+            ValueError: it is not of that form.
+        """
+        maker, opened, origins = text.partition("(")
+        if not (maker and opened and origins.endswith(")")):
+            raise ValueError(f"'{text}' is no provenance")
+        return cls(maker, tuple(name for name in origins[:-1].split(",") if name))
+
+
+@dataclass(frozen=True)
 class Facts:
     """Facts of one node.
 
@@ -53,6 +80,7 @@ class Facts:
     precision: None means floating point of the type `dtype`.
     region: the block that `partition-blocks` put the node in.
     mask: name of the node whose value masks this one.
+    made: the pass that made the node, and from which; None for a captured one.
     """
 
     shape: tuple[int | str, ...]
@@ -61,6 +89,7 @@ class Facts:
     precision: Precision | None = None
     region: str | None = None
     mask: str | None = None
+    made: Provenance | None = None
 
     def but(self, **changes: Any) -> "Facts":
         """A copy with some facts changed."""

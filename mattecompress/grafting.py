@@ -29,7 +29,7 @@ def graft(
                 program.add_module(f"{path}.{node.target}", donor.module(node))
             facts = donor.facts(node)
             scope = f"{path}.{facts.scope}" if facts.scope else path
-            copies[node].meta = {"facts": facts.but(scope=scope, region=None)}
+            copies[node].meta = {"facts": facts.but(scope=scope, region=None, made=None)}
     program.scopes |= {f"{path}.{scope}": kind for scope, kind in donor.scopes.items()}
     return {name: copies[node] for name, node in donor.outputs.items()}
 

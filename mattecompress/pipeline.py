@@ -14,6 +14,7 @@ from mattecompress.feed import Clip
 from mattecompress.options import format_options
 from mattecompress.program import Level, PassRecord, Program
 from mattecompress.propagation import propagate
+from mattecompress.provenance import Tracing
 from mattecompress.verify import VerifyError, verify
 
 
@@ -91,10 +92,12 @@ class Pass(ABC):
         """
         self.requires(program)
         result = program.clone()
-        notes = self.apply(result, context or Context())
+        with Tracing(result, self.name) as provenance:
+            notes = self.apply(result, context or Context())
         if notes is None:
             return PassResult(program, modified=False)
         result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        provenance.write()
         result.graph_module.recompile()
         remove_unread_tensors(result)
         propagate(result)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mattecompress.facts import DTYPE_NAMES, Facts, Precision
+from mattecompress.facts import DTYPE_NAMES, Facts, Precision, Provenance
 from mattecompress.options import format_options
 from mattecompress.program import PassRecord, Program
 
@@ -110,7 +110,13 @@ def target_text(node: fx.Node) -> str:
 
 
 def _notes(facts: Facts) -> str:
-    notes = {"scope": facts.scope, "region": facts.region, "precision": facts.precision, "mask": facts.mask}
+    notes = {
+        "scope": facts.scope,
+        "region": facts.region,
+        "precision": facts.precision,
+        "mask": facts.mask,
+        "made": facts.made,
+    }
     return "".join(f" {key}={value}" for key, value in notes.items() if value)
 
 
@@ -150,4 +156,6 @@ def parse_notes(text: str) -> dict[str, Any]:
     notes: dict[str, Any] = dict(item.split("=", 1) for item in text.split())
     if "precision" in notes:
         notes["precision"] = Precision.parse(notes["precision"])
+    if "made" in notes:
+        notes["made"] = Provenance.parse(notes["made"])
     return notes
