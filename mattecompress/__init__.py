@@ -1,15 +1,15 @@
 """mattecompress: a compiler for matting networks.
 
-The verbs of the command line, in Python: `capture`, `opt`, `inspect`, `compile`, `load`, `save`.
+The verbs of the command line, in Python: `capture`, `opt`, `inspect`, `diff`, `compile`, `load`, `save`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mattecompress.api import capture, compile, inspect, load, opt, save
+    from mattecompress.api import capture, compile, diff, inspect, load, opt, save
 
-__all__ = ["capture", "compile", "inspect", "load", "opt", "save"]
+__all__ = ["capture", "compile", "diff", "inspect", "load", "opt", "save"]
 
 
 def __getattr__(name: str) -> Any:

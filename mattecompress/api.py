@@ -11,6 +11,7 @@ from mattecompress.container import load, save
 from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect
 from mattecompress.feed import Clip
+from mattecompress.inspection.difference import Difference, diff
 from mattecompress.models import build_model
 from mattecompress.models.signatures import fixed_options, model_signature
 from mattecompress.pipeline import Context
@@ -19,7 +20,7 @@ from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.tracing import capture as capture_module
 
-__all__ = ["Cost", "capture", "compile", "inspect", "load", "opt", "save"]
+__all__ = ["Cost", "Difference", "capture", "compile", "diff", "inspect", "load", "opt", "save"]
 
 
 def capture(
