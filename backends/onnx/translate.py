@@ -95,7 +95,14 @@ def _drop_unread(writer: Writer, outputs: set[str]) -> None:
 
 def _notes(program: Program, node: fx.Node) -> dict[str, str]:
     facts = program.facts(node)
-    known = {"region": facts.region, "scope": facts.scope, "precision": facts.precision, "mask": facts.mask}
+    known = {
+        "node": node.name,
+        "region": facts.region,
+        "scope": facts.scope,
+        "precision": facts.precision,
+        "mask": facts.mask,
+        "made": facts.made,
+    }
     return {key: str(value) for key, value in known.items() if value}
 
 
