@@ -1,8 +1,10 @@
 """Tables that verbs print for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mattecompress.cost import Cost
@@ -70,6 +72,46 @@ def print_frame_cost(program: Program, report: FrameReport, most: int = 24) -> N
     Console().print(
         f"{report.instructions / 1e9:.4f} G instructions a frame, {report.arena_bytes / 1e6:.2f} MB of working memory"
     )
+
+
+NODE_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("M MACs", "macs", lambda value: f"{value / 1e6:.2f}"),
+    ("M binary", "binary_macs", lambda value: f"{value / 1e6:.2f}"),
+    ("weights KiB", "weight_bytes", lambda value: f"{value / 1024:.1f}"),
+    ("result KiB", "activation_bytes", lambda value: f"{value / 1024:.1f}"),
+    ("alive KiB", "live_bytes", lambda value: f"{value / 1024:.1f}"),
+    ("SQNR dB", "sqnr", lambda value: f"{value:.1f}"),
+    ("own dB", "own_sqnr", lambda value: f"{value:.1f}"),
+)
+
+
+def print_rows(program: Program, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each node; columns that say nothing of any are left out."""
+    columns = [column for column in NODE_COLUMNS if any(row[column[1]] for row in rows)]
+    lines = [
+        (
+            escape(row["name"]),
+            row["op"] if row["bits"] is None else f"{row['op']} w{row['bits']}a{row['activation_bits']}",
+            escape(row["region"]),
+            *("" if row[field] is None else text(row[field]) for _, field, text in columns),
+        )
+        for row in rows
+    ]
+    title = f"{program.name}: {len(rows)} of {len(list(program.operations()))} nodes"
+    names = [name for name, _, _ in columns]
+    print_table(title, ("node", "op", "region", *names), lines, len(names))
+
+
+def print_memory(program: Program, rows: Sequence[Mapping[str, Any]], width: int = 40) -> None:
+    """Bytes alive while each node computes, as bars; the peak is marked."""
+    peak = max((row["live_bytes"] for row in rows), default=0)
+    console = Console(soft_wrap=True)
+    console.print(f"{program.name}: activations alive, at most {peak / 2**20:.2f} MiB", highlight=False)
+    for row in rows:
+        bar = "#" * round(width * row["live_bytes"] / peak) if peak else ""
+        mark = " < peak" if row["live_bytes"] == peak else ""
+        line = f"{row['live_bytes'] / 1024:10.1f} KiB {bar:{width}} {row['name']}{mark}"
+        console.print(line, style="bold red" if mark else "", highlight=False, markup=False)
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Verbs on programs: capture, opt, inspect."""
+"""Verbs that make programs: capture, opt."""
 
 import importlib
 import re
@@ -11,19 +11,16 @@ import typer
 
 from mattecompress.cli.options import (
     ArgumentError,
-    Json,
     Output,
     ProgramPath,
     Seed,
     Size,
     parse_size,
-    print_json,
     progress_bar,
     require_known,
     require_writable,
     say,
 )
-from mattecompress.cli.running import load_at
 
 if TYPE_CHECKING:
     from mattecompress.data.sources import SourceClip
@@ -42,7 +39,6 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(capture)
     app.command()(opt)
-    app.command()(inspect)
 
 
 def capture(
@@ -204,6 +200,9 @@ def opt(
     ] = None,
     timing: Annotated[bool, typer.Option(help="Print each pass's time and what it did.")] = False,
     stop_after: Annotated[str | None, typer.Option(help="Run no pass behind this one.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for text, difference and cost after each pass.")
+    ] = None,
 ) -> None:
     """Run passes over a program.
 
@@ -212,9 +211,12 @@ def opt(
     mattecompress opt rvm.mcg -p 'qdrop{weights=4}' --calibration clip.mp4 --resume work/ -o w4a8.mcg
 
     mattecompress opt rvm.mcg -p canonicalize,fold-batch-norm --print-after all
+
+    mattecompress opt rvm.mcg -p 'rvm-react,lower' --record history/ -o lowered.mcg
     """
     from mattecompress import container
     from mattecompress.data.sources import clip_inputs
+    from mattecompress.inspection.recording import Recorder
     from mattecompress.pipeline import Context
     from mattecompress.pipeline_text import parse_pipeline
     from mattecompress.reproducer import run_with_reproducer
@@ -224,22 +226,29 @@ def opt(
     announcements, hooks = _announcements(print_before, names), _hooks(print_after, timing, names)
     if output:
         require_writable(output)
+    if record:
+        require_writable(record, folder=True)
     given = container.load(program)
     counts, repeated = (clips, frames), []
+    recorder = Recorder(record, given, wanted) if record else None
+    if recorder:
+        hooks.append(recorder)
     with progress_bar() as report:
         context = Context(seed=seed, progress=report, folder=resume)
         if calibration:
-            loaded = _calibration_clips(calibration, given, wanted, *counts)
+            loaded = calibration_clips(calibration, given, wanted, *counts)
             context.clips = [clip_inputs(given, clip) for clip in loaded]
             context.alphas = [clip.alpha for clip in loaded]
-            repeated = _calibration_options(calibration, *counts)
+            repeated = calibration_options(calibration, *counts)
         result = run_with_reproducer(wanted, given, context, hooks, announcements, repeated)
+    if recorder:
+        recorder.finish()
     if output:
         container.save(result, output, str(container.load_manifest(program)["input_sha256"]))
         say(f"{output}: {result.level.value}, {len(list(result.operations()))} nodes")
 
 
-def _calibration_clips(
+def calibration_clips(
     source: str, program: "Program", pipeline: "Pipeline", clips: int, frames: int
 ) -> "list[SourceClip]":
     """Clips at the program's size, or at that which the pipeline gives it."""
@@ -251,7 +260,7 @@ def _calibration_clips(
     return list(load_clips(source, size, clips, frames))
 
 
-def _calibration_options(source: str, clips: int, frames: int) -> list[str]:
+def calibration_options(source: str, clips: int, frames: int) -> list[str]:
     """The options again, for another working folder."""
     from mattecompress.data.sources import absolute_source
 
@@ -299,34 +308,3 @@ def _hooks(after: str | None, timing: bool, names: list[str]) -> "list[Hook]":
         say(f"{step.number:3d} {step.seconds:8.3f} s  {step.step}: {did}")
 
     return [dump, time] if timing else [dump]
-
-
-def inspect(
-    program: ProgramPath,
-    text: Annotated[bool, typer.Option("--text", help="Print the program's text form.")] = False,
-    json: Json = False,
-    size: Size = None,
-) -> None:
-    """Show a program: costs by region, its text, or everything as JSON.
-
-    mattecompress inspect rvm.mcg
-
-    mattecompress inspect rvm.mcg --text | less
-    """
-    from mattecompress.cost import cost
-    from mattecompress.preparation import require_fixed_size
-    from mattecompress.text import print_program
-
-    if text and json:
-        raise ArgumentError("--text and --json are two forms of the same: choose one")
-    shown = load_at(program, size)
-    if text:
-        sys.stdout.write(print_program(shown))
-        return
-    require_fixed_size(shown)
-    if json:
-        print_json(cost(shown).as_json())
-    else:
-        from mattecompress.cli.tables import print_cost
-
-        print_cost(shown, cost(shown))

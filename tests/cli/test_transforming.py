@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import subprocess
@@ -128,21 +127,3 @@ def test_a_failing_pass_leaves_a_reproducer(
     )
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("// after canonicalize\nmatte 1\n")
-
-
-def test_inspect_json(done: Cli, tiny_file: str) -> None:
-    document = json.loads(done("inspect", tiny_file, "--json").out)
-    assert document.keys() == {"totals", "regions", "nodes"}
-    assert document["totals"].keys() >= {"parameters", "macs", "binary_macs", "paper_gflops", "size_mib"}
-    assert sum(node["macs"] for node in document["nodes"]) == document["totals"]["macs"] > 0
-    assert sum(region["macs"] for region in document["regions"]) == document["totals"]["macs"]
-
-
-def test_inspect_table(done: Cli, tiny_file: str) -> None:
-    shown = done("inspect", tiny_file).out
-    assert "tiny: float" in shown and "parameters" in shown
-
-
-def test_inspect_fixes_the_size(done: Cli, open_file: str) -> None:
-    assert "f32[1,3,20,24]" in done("inspect", open_file, "--text", "--size", "20x24").out
-    assert "f32[1,3,2*h,2*w]" in done("inspect", open_file, "--text").out

@@ -1,0 +1,155 @@
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+
+from mattecompress import container
+from mattecompress.passes import PASSES
+from mattecompress.pipeline import Context, Pass
+from mattecompress.program import Program
+
+Cli = Callable[..., Any]
+CLIP = ("--calibration", "procedural:3", "--clips", 1, "--frames", 2)
+
+
+def test_inspect_json(done: Cli, tiny_file: str) -> None:
+    document = json.loads(done("inspect", tiny_file, "--json").out)
+    assert document.keys() == {"totals", "regions", "nodes", "peak"}
+    assert document["totals"].keys() >= {"parameters", "macs", "binary_macs", "paper_gflops", "size_mib"}
+    assert sum(node["macs"] for node in document["nodes"]) == document["totals"]["macs"] > 0
+    assert sum(region["macs"] for region in document["regions"]) == document["totals"]["macs"]
+
+
+def test_inspect_table(done: Cli, tiny_file: str) -> None:
+    shown = done("inspect", tiny_file).out
+    assert "tiny: float" in shown and "parameters" in shown
+
+
+def test_inspect_fixes_the_size(done: Cli, open_file: str) -> None:
+    assert "f32[1,3,20,24]" in done("inspect", open_file, "--text", "--size", "20x24").out
+    assert "f32[1,3,2*h,2*w]" in done("inspect", open_file, "--text").out
+
+
+def test_diff_shows_what_was_done(done: Cli, tiny_file: str) -> None:
+    done("opt", tiny_file, "-p", "mse{weights=4}", *CLIP, "-o", "q.mcg")
+    shown = done("diff", tiny_file, "q.mcg").out
+    assert "replaced" in shown and "quantize{weights=4" in shown and "M MACs" in shown
+    listed = done("diff", tiny_file, "q.mcg", "--nodes").out
+    assert "  > %conv2d conv2d, %stem_1 BatchNorm2d -> %conv2d_default conv2d by fold-batch-norm" in listed
+
+
+def test_diff_json_of_three(done: Cli, tiny_file: str) -> None:
+    done("opt", tiny_file, "-p", "fold-batch-norm", "-o", "folded.mcg")
+    document = json.loads(done("diff", tiny_file, "folded.mcg", "folded.mcg", "--json").out)
+    assert document["programs"] == [tiny_file, "folded.mcg", "folded.mcg"]
+    assert [len(each["nodes"]) for each in document["differences"]] == [1, 0]
+
+
+def test_diff_of_nothing(done: Cli, tiny_file: str) -> None:
+    assert "nothing differs" in done("diff", tiny_file, tiny_file).out
+
+
+def test_diff_refuses(refused: Callable[..., str], tiny_file: str) -> None:
+    assert "is one program: name another" in refused("diff", tiny_file)
+    assert "no such file" in refused("diff", tiny_file, "absent.mcg")
+
+
+@pytest.fixture
+def quantized_file(done: Cli, tiny_file: str) -> str:
+    done("opt", tiny_file, "-p", "mse{weights=4}", *CLIP, "-o", "q.mcg")
+    return "q.mcg"
+
+
+def test_inspect_selects_and_sorts(done: Cli, quantized_file: str) -> None:
+    words = ("inspect", quantized_file, "--where", "op=conv2d and bits<8", "--sort", "macs")
+    nodes = json.loads(done(*words, "--json").out)["nodes"]
+    assert [node["bits"] for node in nodes] == [4, 4] and nodes[0]["macs"] >= nodes[1]["macs"]
+    assert "2 of 23 nodes" in done(*words).out
+
+
+def test_inspect_refuses_a_query_with_the_column(refused: Callable[..., str], tiny_file: str) -> None:
+    message = refused("inspect", tiny_file, "--where", "op=conv2d and regon~x")
+    assert "column 15: unknown field 'regon'; did you mean region" in message
+    assert "unknown field 'mac'" in refused("inspect", tiny_file, "--sort", "mac")
+    assert "add --error" in refused("inspect", tiny_file, "--reference", tiny_file)
+
+
+def test_inspect_memory_marks_the_peak(done: Cli, tiny_file: str) -> None:
+    shown = done("inspect", tiny_file, "--memory").out
+    document = json.loads(done("inspect", tiny_file, "--json").out)
+    (line,) = {line for line in shown.splitlines() if f" {document['peak']['node']} < peak" in line}
+    assert f"{document['peak']['bytes'] / 1024:.1f} KiB" in line
+
+
+def test_inspect_error(done: Cli, refused: Callable[..., str], tiny_file: str, quantized_file: str) -> None:
+    words = ("inspect", quantized_file, "--error", "procedural:3", "--frames", 2, "--json")
+    nodes = json.loads(done(*words, "--reference", tiny_file).out)["nodes"]
+    measured = {node["name"]: node["sqnr"] for node in nodes if node["error"]}
+    assert all(5 < sqnr < 100 for sqnr in measured.values()) and len(measured) > 5
+    alone = {node["name"]: node["sqnr"] for node in json.loads(done(*words).out)["nodes"] if node["error"]}
+    assert alone.keys() <= measured.keys()
+    assert "own dB" in done("inspect", quantized_file, "--error", "procedural:3", "--sort", "own_sqnr").out
+    assert "holds no float form" in refused("inspect", tiny_file, "--error", "procedural:3")
+
+
+def test_inspect_exports(done: Cli, tiny_file: str, tmp_path: Path) -> None:
+    told = done("inspect", tiny_file, "--dot", "net.dot", "--model-explorer", "explorer").err
+    assert "net.dot" in told and "explorer/graph.json" in told
+    assert (tmp_path / "net.dot").read_text().startswith("digraph")
+    assert json.loads((tmp_path / "explorer" / "graph.json").read_text())["graphs"]
+
+
+def test_opt_records(done: Cli, refused: Callable[..., str], tiny_file: str, tmp_path: Path) -> None:
+    done("opt", tiny_file, "-p", "canonicalize,fold-batch-norm", "--record", "history")
+    index = json.loads((tmp_path / "history" / "index.json").read_text())
+    assert index["finished"] and len(index["steps"]) == 3
+    (tmp_path / "history" / "index.json").unlink()
+    words = ("opt", tiny_file, "-p", "canonicalize", "--record", "history")
+    assert "history holds no history" in refused(*words)
+
+
+@dataclass(frozen=True)
+class Spoil(Pass):
+    """Half everywhere."""
+
+    name: ClassVar[str] = "spoil"
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        program.graph_module.get_parameter("head.weight").data[:] = 0
+        program.graph_module.get_parameter("head.bias").data[:] = 0.5
+        return "spoilt"
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("mattecompress.passes.spoil")
+    module.Spoil = Spoil  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(PASSES, "spoil", "spoil:Spoil")
+
+
+@pytest.mark.usefixtures("spoil")
+def test_bisect_finds_it_and_says_how_to_see_it_again(cli: Cli, done: Cli, tiny_file: str) -> None:
+    words = ("bisect", tiny_file, "-p", "canonicalize,spoil,fold-batch-norm", "--input", "procedural:3")
+    outcome = cli(*words, "--frames", 2, "--json")
+    document = json.loads(outcome.out)
+    assert (outcome.code, document["number"], document["steps"][-1]["text"]) == (1, 2, "spoil")
+    assert document["culprit"]["before"] == "conv2d_2"
+    first, _, second = document["reproduce"].partition(" && ")
+    for command in (first, second):
+        done(*shlex.split(command)[1:])
+    assert container.load(Path("left.mcg")).history[-1].text == "spoil"
+    shown = cli(*words, "--frames", 2)
+    assert "pass 2, spoil, leaves an error of 0.05" in shown.out and "first at %conv2d_2" in shown.out
+    assert "error 0  canonicalize" in shown.err
+
+
+def test_bisect_of_a_good_pipeline(done: Cli, tiny_file: str) -> None:
+    words = ("bisect", tiny_file, "-p", "canonicalize,fold-batch-norm", "--input", "procedural:3")
+    assert "no pass leaves an error of 0.05" in done(*words).out
