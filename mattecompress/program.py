@@ -192,10 +192,12 @@ class Program:
         return dict(zip(self.output_names, values, strict=True))
 
     def clone(self) -> "Program":
-        """A copy that shares nothing with this program."""
+        """A copy that shares nothing with this program; nobody watches it."""
+        module = copy.deepcopy(self.graph_module)
+        module._replace_hooks = []
         return Program(
             self.name,
-            copy.deepcopy(self.graph_module),
+            module,
             self.output_names,
             self.states,
             self.scopes,

@@ -3,8 +3,9 @@
 A new node comes from those whose facts it was given, and from those whose readers it took over and that are gone.
 """
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from torch import fx
 
@@ -28,17 +29,18 @@ class Tracing:
             node: (made.origins if made else ()) or (node.name,) for node, made in self.known.items()
         }
         self.followed: dict[str, dict[fx.Node, None]] = {}
+        self.follow = _follower(program.graph, self.followed)
 
     def __enter__(self) -> Self:
         for node, origins in self.origins.items():
             node.meta["facts"] = self.program.facts(node).but(made=Provenance(self.maker, origins))
-        self.program.graph_module._register_replace_node_hook(self._follow)
+        self.program.graph_module._register_replace_node_hook(self.follow)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.program.graph_module._unregister_replace_node_hook(self._follow)
+        self.program.graph_module._unregister_replace_node_hook(self.follow)
 
     def write(self) -> None:
         """Bring the facts of every node up to date, once dead ones are gone."""
@@ -46,9 +48,6 @@ class Tracing:
         for node in standing:
             made = self.known[node] if node in self.known else self._made(node, set(standing))
             node.meta["facts"] = _facts(node).but(made=made)
-
-    def _follow(self, old: fx.Node, new: str, user: Any) -> None:
-        self.followed.setdefault(new, {})[old] = None
 
     def _made(self, node: fx.Node, standing: set[fx.Node]) -> Provenance:
         given = _facts(node).made
@@ -67,6 +66,19 @@ class Tracing:
                 else:
                     names.append(old.name)
         return found
+
+
+def _follower(graph: fx.Graph, followed: dict[str, dict[fx.Node, None]]) -> Callable[..., None]:
+    """What fx calls when a reader of `old` is given the node of the name `new`.
+
+    A function, which copies of the program keep as it is, where a method would be copied with all that it holds.
+    """
+
+    def follow(old: fx.Node, new: str, user: fx.Node) -> None:
+        if old.graph is graph:
+            followed.setdefault(new, {})[old] = None
+
+    return follow
 
 
 def _facts(node: fx.Node) -> Facts:

@@ -1,9 +1,12 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mattecompress.facts import Provenance
-from mattecompress.pipeline import Context
+from mattecompress.pipeline import Context, Pass
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.text import print_program
@@ -62,3 +65,26 @@ def test_what_a_pass_was_given_keeps_its_facts(tiny: Program) -> None:
     before = print_program(tiny)
     run("fold-batch-norm", tiny)
     assert print_program(tiny) == before
+
+
+@dataclass(frozen=True)
+class Copy(Pass):
+    """Change a copy, then the program."""
+
+    name: ClassVar[str] = "copy"
+
+    def apply(self, program: Program, context: Context) -> str | None:
+        other = program.clone()
+        for one in (other, program):
+            (node,) = one.find(torch.ops.aten.sigmoid.default)
+            with one.graph.inserting_after(node):
+                new = one.graph.call_function(torch.ops.matte.sigmoid.default, node.args)
+            one.replace(node, new)
+        assert one.graph_module._replace_hooks and not other.graph_module._replace_hooks
+        return "both"
+
+
+def test_passes_may_copy_the_program(tiny: Program) -> None:
+    result = Copy()(tiny).program
+    assert made(result, "sigmoid") == ["copy(sigmoid)"]
+    assert not result.graph_module._replace_hooks
