@@ -74,20 +74,28 @@ def print_frame_cost(program: Program, report: FrameReport, most: int = 24) -> N
     )
 
 
-NODE_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+Columns = tuple[tuple[str, str, Callable[[Any], str]], ...]
+ERROR_COLUMNS: Columns = (
+    ("SQNR dB", "sqnr", lambda value: f"{value:.1f}"),
+    ("own dB", "own_sqnr", lambda value: f"{value:.1f}"),
+)
+COST_COLUMNS: Columns = (
     ("M MACs", "macs", lambda value: f"{value / 1e6:.2f}"),
     ("M binary", "binary_macs", lambda value: f"{value / 1e6:.2f}"),
     ("weights KiB", "weight_bytes", lambda value: f"{value / 1024:.1f}"),
     ("result KiB", "activation_bytes", lambda value: f"{value / 1024:.1f}"),
     ("alive KiB", "live_bytes", lambda value: f"{value / 1024:.1f}"),
-    ("SQNR dB", "sqnr", lambda value: f"{value:.1f}"),
-    ("own dB", "own_sqnr", lambda value: f"{value:.1f}"),
 )
 
 
 def print_rows(program: Program, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each node; columns that say nothing of any are left out."""
-    columns = [column for column in NODE_COLUMNS if any(row[column[1]] for row in rows)]
+    """A line for each node: its errors where they were measured, else its costs, those that no node has left out."""
+    measured = any(row["error"] is not None for row in rows)
+    columns = [
+        column
+        for column in (ERROR_COLUMNS if measured else COST_COLUMNS)
+        if measured or any(row[column[1]] for row in rows)
+    ]
     lines = [
         (
             escape(row["name"]),
