@@ -12,7 +12,7 @@ from mattecompress.inspection.difference import STATUSES, Change, Difference
 
 def print_difference(before: str, after: str, difference: Difference, nodes: bool) -> None:
     """What became of the nodes, by what was done to them or one by one; then the regions that differ; then the sums."""
-    counts = Counter(each.status for each in difference.nodes)
+    counts = {status: sum(getattr(each, status) for each in difference.regions) for status in STATUSES}
     console = Console()
     what = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     console.print(f"[bold]{before} -> {after}[/]: {difference.kept} nodes kept, {what or 'nothing differs'}")

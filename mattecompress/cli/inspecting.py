@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,6 +139,9 @@ def _errors(program: "Program", source: str, reference: Path | None, frames: int
 def diff(
     programs: Annotated[list[Path], typer.Argument(help="Two programs or more, .mcg.", metavar="PROGRAM...")],
     nodes: Annotated[bool, typer.Option("--nodes", help="List every node that differs.")] = False,
+    where: Annotated[
+        str | None, typer.Option(help="List only such nodes: 'status=replaced and region~decoder'.")
+    ] = None,
     size: Size = None,
     json: Json = False,
 ) -> None:
@@ -147,14 +151,22 @@ def diff(
 
     mattecompress diff rvm.mcg w4a8.mcg lowered.mcg --nodes
 
+    mattecompress diff rvm.mcg w4a8.mcg --where 'maker=quantize and region~decoder'
+
     mattecompress diff rvm.mcg w4a8.mcg --json
     """
+    from mattecompress.inspection.difference import DIFFERENCE_FIELDS, row_of
     from mattecompress.inspection.difference import diff as compare
+    from mattecompress.inspection.query import parse_query
 
+    wanted = parse_query(where, DIFFERENCE_FIELDS) if where else None
     if len(programs) < 2:
         raise ArgumentError(f"{programs[0]} is one program: name another to compare it with")
     loaded = [load_at(path, size) for path in programs]
     found = [compare(*pair) for pair in pairwise(loaded)]
+    if wanted:
+        kept = [tuple(node for node in each.nodes if wanted(row_of(node))) for each in found]
+        found = [replace(each, nodes=some) for each, some in zip(found, kept, strict=True)]
     if json:
         files = [str(path) for path in programs]
         print_json({"programs": files, "differences": [each.as_json() for each in found]})
@@ -162,7 +174,7 @@ def diff(
     from mattecompress.cli.difference_tables import print_difference
 
     for (before, after), each in zip(pairwise(programs), found, strict=True):
-        print_difference(str(before), str(after), each, nodes)
+        print_difference(str(before), str(after), each, nodes or where is not None)
 
 
 def bisect(

@@ -51,6 +51,24 @@ class NodeDifference:
     changes: tuple[Change, ...] = ()
 
 
+DIFFERENCE_FIELDS: dict[str, type] = dict.fromkeys(
+    ("status", "region", "maker", "before", "after", "what"), str
+)
+"""What can be asked of nodes that differ."""
+
+
+def row_of(node: NodeDifference) -> dict[str, Any]:
+    """A difference in the fields that can be asked for; names and operations of several nodes in one text."""
+    return {
+        "status": node.status,
+        "region": node.region,
+        "maker": node.maker,
+        "before": " ".join((*node.before, *node.kinds_before)),
+        "after": " ".join((*node.after, *node.kinds_after)),
+        "what": " ".join(change.what for change in node.changes),
+    }
+
+
 @dataclass(frozen=True)
 class RegionDifference:
     """Nodes of a region by what became of them, and its costs before and after; None where a size is open."""

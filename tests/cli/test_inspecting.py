@@ -44,6 +44,13 @@ def test_diff_shows_what_was_done(done: Cli, tiny_file: str) -> None:
     assert "  > %conv2d conv2d, %stem_1 BatchNorm2d -> %conv2d_default conv2d by fold-batch-norm" in listed
 
 
+def test_diff_lists_what_is_asked_for(done: Cli, quantized_file: str, tiny_file: str) -> None:
+    words = ("diff", tiny_file, quantized_file, "--where", "maker=quantize and after~weight")
+    assert "FakeQuantize by quantize" in done(*words).out
+    (found,) = json.loads(done(*words, "--json").out)["differences"]
+    assert {node["status"] for node in found["nodes"]} == {"added"} and len(found["nodes"]) == 3
+
+
 def test_diff_json_of_three(done: Cli, tiny_file: str) -> None:
     done("opt", tiny_file, "-p", "fold-batch-norm", "-o", "folded.mcg")
     document = json.loads(done("diff", tiny_file, "folded.mcg", "folded.mcg", "--json").out)
