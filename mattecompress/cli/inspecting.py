@@ -125,14 +125,14 @@ def inspect(
 
 
 def _errors(program: "Program", source: str, reference: Path | None, frames: int) -> "dict[str, NodeError]":
-    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.data.sources import clip_inputs, frame_size, load_clips
     from mattecompress.inspection.error import measure_errors, without_quantizers
     from mattecompress.preparation import fix_size
 
     size = frame_size(program)
     exact = without_quantizers(program) if reference is None else load_at(reference, None)
     exact = fix_size(exact, size) if size else exact
-    clips = [clip.frames for clip in load_clips(source, size, 1, frames)]
+    clips = [clip_inputs(program, clip) for clip in load_clips(source, size, 1, frames)]
     return measure_errors(program, exact, clips)
 
 
@@ -198,7 +198,7 @@ def bisect(
     mattecompress bisect rvm.mcg -p 'mse{weights=2}' --input procedural:3 --frames 2 --json
     """
     from mattecompress import container
-    from mattecompress.data.sources import absolute_source
+    from mattecompress.data.sources import absolute_source, clip_inputs
     from mattecompress.inspection.bisection import bisect as find
     from mattecompress.pipeline import Context
     from mattecompress.pipeline_text import parse_pipeline
@@ -209,9 +209,11 @@ def bisect(
     (clip,) = calibration_clips(input, given, passes, 1, frames)
     learned = calibration_clips(source, given, passes, clips, frames)
     with progress_bar() as report:
-        context = Context([each.frames for each in learned], [each.alpha for each in learned], seed=seed)
+        context = Context(
+            [clip_inputs(given, each) for each in learned], [each.alpha for each in learned], seed=seed
+        )
         context.progress = report
-        found = find(given, passes, clip.frames, max_error, context, _say_step)
+        found = find(given, passes, clip_inputs(given, clip), max_error, context, _say_step)
     again = None
     if found.number is not None:
         prefix = type(passes)(passes.passes[: found.number])

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import Feed
+from mattecompress.data.sources import frame_node
+from mattecompress.feed import Clip, Feed
 from mattecompress.inspection.alignment import align
 from mattecompress.inspection.error import Values, Watched
 from mattecompress.pipeline import Context, Pipeline
@@ -78,36 +79,38 @@ class Bisection:
 def bisect(
     program: Program,
     pipeline: Pipeline,
-    frames: Tensor,
+    clip: Clip,
     max_error: float,
     context: Context | None = None,
     report: Callable[[StepError], None] = lambda step: None,
 ) -> Bisection:
     """Find what leaves the allowed error.
 
-    frames: (T,3,H,W) float32 in 0..1, at a size that the program takes. context: for the passes.
+    clip: (T,3,H,W) float32 in 0..1, or as `mattecompress.feed.Feed` takes it, at a size that the program takes.
+    context: for the passes.
     report: called after each pass.
 
     Raises:
         PreconditionError, PassError: as the passes.
         CalibrationError: the clip does not fit.
     """
+    frames = clip if isinstance(clip, Tensor) else clip[str(frame_node(program).target)]
     size = (int(frames.shape[2]), int(frames.shape[3]))
     context = context or Context()
     if context.teacher is None and program.level is Level.FLOAT:
         context = replace(context, teacher=program)
     fixed = _fixed(program, size)
-    given = run_clip(fixed, frames)
+    given = run_clip(fixed, clip)
     steps: list[StepError] = []
     for number, step in enumerate(pipeline.passes, start=1):
         start = time.perf_counter()
         result = Pipeline((step,)).run(program, context)
         after, seconds = _fixed(result, size), time.perf_counter() - start
-        error = output_error(run_clip(after, frames), given)
+        error = output_error(run_clip(after, clip), given)
         steps.append(StepError(str(step), error, seconds))
         report(steps[-1])
         if not error <= max_error:
-            culprit = _Mixtures(fixed, after, frames, given).find(max_error)
+            culprit = _Mixtures(fixed, after, clip, given).find(max_error)
             return Bisection(tuple(steps), number, culprit)
         program, fixed = result, after
     return Bisection(tuple(steps), None, None)
@@ -130,7 +133,7 @@ def output_error(found: Outputs, expected: Outputs) -> float:
 
 
 @torch.no_grad()
-def run_clip(program: Program, frames: Tensor, step: Step | None = None) -> Outputs:
+def run_clip(program: Program, clip: Clip, step: Step | None = None) -> Outputs:
     """The outputs that are no states, of each frame; states are carried.
 
     step: computes all outputs from all inputs; the program itself unless given.
@@ -138,7 +141,7 @@ def run_clip(program: Program, frames: Tensor, step: Step | None = None) -> Outp
     Raises:
         CalibrationError: the clip does not fit.
     """
-    feed = Feed(program, [frames])
+    feed = Feed(program, [clip])
     states, outputs = feed.zeros(0), []
     carried = {pair.output: pair.input for pair in program.states}
     for index in range(feed.length(0)):
@@ -152,8 +155,8 @@ def run_clip(program: Program, frames: Tensor, step: Step | None = None) -> Outp
 class _Mixtures:
     """Programs that take the values of their first nodes from another."""
 
-    def __init__(self, before: Program, after: Program, frames: Tensor, given: Outputs) -> None:
-        self.before, self.after, self.frames, self.given = before, after, frames, given
+    def __init__(self, before: Program, after: Program, clip: Clip, given: Outputs) -> None:
+        self.before, self.after, self.clip, self.given = before, after, clip, given
         self.alignment = align(before, after)
         successors = {old: new for new, old in self.alignment.counterparts.items()}
         nodes = (node.name for node in before.operations())
@@ -192,7 +195,7 @@ class _Mixtures:
             after.outputs(inputs)
             return before.outputs(inputs)
 
-        return output_error(run_clip(self.before, self.frames, step), self.given)
+        return output_error(run_clip(self.before, self.clip, step), self.given)
 
     def culprit(self, pair: tuple[str, str], error: float, without: float) -> Culprit:
         old, new = pair
