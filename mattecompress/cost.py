@@ -1,7 +1,7 @@
 """What a program costs: multiply-accumulates, bits of storage, and the papers' figures.
 
-The papers count (fvcore's rule) one floating-point operation for each multiply-accumulate of a convolution, two
-for each element of a batch norm, four for each element of a bilinear upsampling and one for each element that a
+The papers count (fvcore's rule) one floating-point operation for each multiply-accumulate of a convolution or a matrix
+product, two for each element of a batch norm, four for each element of a bilinear upsampling and one for each element that a
 global average pool reads; nothing for the rest. A binary multiply-accumulate counts 1/64 (BiVM Table II), one
 of w-bit weights and a-bit activations (w + a) / 64 (PTQ4VM Table 1). Their sizes are in MiB, of parameters alone.
 """
@@ -19,6 +19,7 @@ from mattecompress.errors import UserError
 from mattecompress.facts import DTYPE_NAMES, FLOAT, Precision
 from mattecompress.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.products import product_macs
 from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
 from mattecompress.text import target_text
@@ -120,7 +121,7 @@ def cost(program: Program) -> Cost:
 def _node_cost(program: Program, node: fx.Node, weight_bits: int, masked: bool) -> NodeCost:
     facts = program.facts(node)
     precision = layer_precision(program, node)
-    macs = convolution_macs(program, node)
+    macs = convolution_macs(program, node) or product_macs(program, node)
     binary = macs if precision == BINARY else 0
     size = facts.dtype.itemsize if facts.dtype else 0
     return NodeCost(

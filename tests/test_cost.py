@@ -8,6 +8,7 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.tracing import capture
+from tests.passes.attention_nets import mixer
 
 matte = torch.ops.matte
 
@@ -72,3 +73,19 @@ def test_masked_convolutions_cost_what_dense_ones_do() -> None:
     program = capture(Masked(), Signature(shapes, ("y",)), "masked")
     counts = [convolution_macs(program, node) for node in program.operations()]
     assert [count for count in counts if count] == [6 * 8 * 7 * 45] * 2
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "macs"),
+    [
+        ("canonicalize", 12 * 8 * (24 + 8) + 12 * 12 * 8 * 2 + 12 * (3 + 4) * 8),
+        ("rewrite-attention", 12 * 8 * (24 + 8) + 12 * 12 * 8 * 2 + 12 * (3 + 4) * 8),
+        (
+            "route-tokens{limit=4}",
+            4 * (8 * 24 + 8 * 8 + 2 * 4 * 8) + 12 * (2 * 8 * 16 + 16 * 25) + 12 * (64 + 32 + 8 + 4),
+        ),
+    ],
+)
+def test_products_are_counted(pipeline: str, macs: int) -> None:
+    """Layers, the two products of attention, relative positions; and routed, what chosen tokens cost at most."""
+    assert cost(parse_pipeline(pipeline).run(mixer(positioned=True, batch=1))).totals.macs == macs

@@ -69,6 +69,11 @@ class RoutedAttention(nn.Module):
         """An empty result: how many tokens are chosen does not matter to its shape."""
         return torch.empty_like(refined)
 
+    def macs(self, tokens: int) -> int:
+        """Multiply-accumulates for so many tokens of one image, of which as many attend as may."""
+        room = min(self.config.limit, tokens)
+        return room * (self.qkv.weight.numel() + self.proj.weight.numel() + 2 * room * self.config.channels)
+
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (N,heads,L,C/heads)."""
         batch, length, _ = tokens.shape

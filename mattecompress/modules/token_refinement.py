@@ -64,3 +64,7 @@ class TokenRefinement(nn.Module):
         gate: Tensor = self.eca(v)
         result: Tensor = v + v * gate if code else v * gate
         return result
+
+    def macs(self, tokens: int) -> int:
+        """Multiply-accumulates for so many tokens, without those of the gate."""
+        return tokens * sum(layer.weight.numel() for layer in (self.fc1, self.dwconv, self.fc2))

@@ -56,3 +56,7 @@ class TokenRouter(nn.Module):
             mean = (whole * kept).sum((1, 2), keepdim=True) / kept.sum((1, 2), keepdim=True).clamp(min=1)
         scores: Tensor = self.out_conv(torch.cat([local, mean.expand_as(local)], dim=-1))
         return scores
+
+    def macs(self, tokens: int) -> int:
+        """Multiply-accumulates for so many tokens."""
+        return tokens * sum(weight.numel() for weight in self.parameters() if weight.ndim > 1)

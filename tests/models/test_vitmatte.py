@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mattecompress import models
+from mattecompress.cost import cost
 from mattecompress.errors import MissingExtraError
 from mattecompress.models import UnknownModelError, build_model
 from mattecompress.models.checkpoints import CheckpointError, load_checkpoint
@@ -19,6 +20,7 @@ from mattecompress.models.vitmatte import ViTMatte, base, configuration, padding
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
+from mattecompress.tracing import capture
 from tests.models.hashed import assert_recorded, hashed, hashed_input
 from tests.models.vit import authors_name, hashed_vit, in_double, random_inputs, tiny_program, tiny_vit
 
@@ -137,6 +139,17 @@ def test_captured_for_several_images(batch: int | str) -> None:
     for index in range(2 if batch == "n" else 0):
         alone = program.run(**{name: value[index : index + 1] for name, value in inputs.items()})["alpha"]
         torch.testing.assert_close(alone[0], found[index], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_costs_what_was_counted() -> None:
+    """At 512x512, section 6 of the specification, whose count also has 5 for each element of a layer norm."""
+    program = capture(small(), trimap_signature((512, 512)), "vitmatte-small")
+    scopes = {node.name: program.facts(node).scope for node in program.operations()}
+    counted = cost(program)
+    decoder = sum(node.macs for node in counted.nodes if scopes[node.name].startswith("decoder"))
+    assert decoder / 1e9 == pytest.approx(26.72, rel=0.01)
+    assert (counted.totals.macs - decoder) / 1e9 == pytest.approx(33.25, rel=0.01)
 
 
 def test_blocks_are_regions() -> None:
