@@ -26,8 +26,8 @@ layer, std(x) is per sample and only in training, and both are sqrt(var + 1e-5) 
 
 BiMatting's program has sign(0) = 0; ours is +1. Where a network adds b_c itself, `threshold` is false.
 
-Not part of the layer: ReActNet's shortcuts and RPReLU, the Hardtanh that bnn and recu put between layers, and recu's
-schedule, which a trainer writes into `tau` from `recu_tau`.
+Not part of the layer: ReActNet's shortcuts and RPReLU, and the Hardtanh that bnn and recu put between layers. A trainer
+calls `settle` behind each step, for bnn's bounds and recu's schedule.
 """
 
 import math
@@ -213,10 +213,15 @@ class BinaryConv2d(nn.Module):
         return "units" if self.config.method == "dorefa" else "signs"
 
     @torch.no_grad()
-    def clamp_latent(self) -> None:
-        """Bring bnn's latent weight back to [-1, 1]; to be called after each optimizer step. Others are left alone."""
+    def settle(self, progress: float) -> None:
+        """What a method asks for behind each optimizer step, at `progress` in 0..1 of the training.
+
+        The latent weight of bnn is brought back to [-1, 1], recu's tau moves on; others are left alone.
+        """
         if self.config.method == "bnn":
             self.weight.clamp_(-1, 1)
+        if self.tau is not None:
+            self.tau.fill_(recu_tau(progress))
 
     def _shifted(self, x: Tensor) -> Tensor:
         return x if self.activation_bias is None else x + self.activation_bias[:, None, None]

@@ -17,6 +17,7 @@ from mattecompress.data.datasets.mixing import MixedClips
 from mattecompress.files import atomic_path
 from mattecompress.losses import matting_loss, segmentation_loss
 from mattecompress.models.checkpoints import read_checkpoint
+from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.training.batches import Batch, ClipSource
 from mattecompress.training.beginning import build_network, build_teacher, origin
 from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut, evaluate
@@ -133,6 +134,7 @@ class Run:
         self.network = network
         self.teacher = teacher
         module = network.module.to(world.device)
+        self.one_bit = [part for part in module.modules() if isinstance(part, BinaryConv2d)]
         world.share(module)
         if teacher is not None:
             teacher.module.to(world.device).eval().requires_grad_(False)
@@ -163,6 +165,8 @@ class Run:
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.state.model.parameters(), self.recipe.clip_norm)
         self.state.optimizer.step()
+        for layer in self.one_bit:
+            layer.settle((self.state.step + 1) / self.recipe.steps)
         self.world.average_buffers(self.state.model)
         self._follow(local if stage.freeze_norms else self.state.step)
         self.state.losses.append(total)

@@ -118,12 +118,13 @@ class TestLaws:
         for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
             assert torch.equal(one, other)
 
-    def test_only_bnn_clamps_its_latent_weight(self, method: Method) -> None:
+    def test_settling_clamps_bnn_and_moves_the_quantile_of_recu(self, method: Method) -> None:
         module = layer(method)
         before = module.weight.detach().clone()
-        module.clamp_latent()
+        module.settle(0.5)
         expected = before.clamp(-1, 1) if method == "bnn" else before
         assert torch.equal(module.weight, expected) and not torch.equal(before, before.clamp(-1, 1))
+        assert (module.tau == recu_tau(0.5)) if method == "recu" else (module.tau is None)
 
     def test_one_image_without_batch(self, method: Method) -> None:
         module, x = layer(method), image()
