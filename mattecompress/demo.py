@@ -1,4 +1,4 @@
-"""The main job from end to end in one folder: float network, 8-bit network, mattes, ARM programs, a report."""
+"""The main job from end to end in one folder: networks in 32, 8 and 1 bit, mattes, ARM programs, a report."""
 
 import shutil
 import time
@@ -20,6 +20,8 @@ from mattecompress.data.sources import SourceClip, load_clips
 from mattecompress.data.video import read_info, write_frames
 from mattecompress.evaluation import alpha_name, predict
 from mattecompress.metrics import evaluate_clip
+from mattecompress.models import SHIPPED
+from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.preparation import compile_program, lower
 from mattecompress.program import Program
 from mattecompress.report import VariantReport, write_report
@@ -29,16 +31,18 @@ GREEN = "#00b140"
 ARM = "cortex-a76"
 ARM_FRAMES = 2
 MODEL = "rvm-mobilenetv3"
+ONE_BIT = "bivm"
 PIPELINE = "mse{weights=8 activations=8}"
 CALIBRATION_SEED = 1000
 LONG_SIDE = 512
+MASK = "mask"
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A program, what it made of the clip, and how long a frame took."""
+    """A program, what it made of the clip, how long a frame took, and where it looked closely if it has a mask."""
 
     name: str
     program: Program
@@ -46,6 +50,7 @@ class Variant:
     green: Tensor
     frame_ms: float
     metrics: dict[str, float]
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ def run_demo(
     source = str(video) if video else f"procedural:{CALIBRATION_SEED}"
     calibration = [piece.frames for piece in load_clips(source, size, 4, 4)]
     programs = {"float": network, "w8a8": api.opt(network, PIPELINE, calibration, seed)}
+    if ONE_BIT in SHIPPED:
+        programs[ONE_BIT] = api.capture(ONE_BIT, size=size)
     for name, program in programs.items():
         container.save(program, folder / f"{name}.mcg")
     say("4/6 compile for this machine and matte the clip")
@@ -94,8 +101,9 @@ def run_demo(
     checks = [
         _run_arm(folder, variant, made[-1], clip) for variant, made in zip(variants, built, strict=True)
     ]
-    _report(folder / "report.html", clip, truth, truth_name, variants, checks)
-    yield from _summary(folder, variants, checks, truth_name, time.perf_counter() - started)
+    notes = _notes(variants, checkpoint)
+    _report(folder / "report.html", clip, truth, truth_name, variants, checks, notes)
+    yield from _summary(folder, variants, checks, truth_name, notes, time.perf_counter() - started)
 
 
 def _size_of(video: Path) -> tuple[int, int]:
@@ -112,8 +120,8 @@ def _truth(network: Program, clip: SourceClip) -> tuple[Tensor, str]:
 
 
 def _matte(folder: Path, name: str, program: Program, clip: SourceClip, truth: Tensor) -> Variant:
-    artifact = compile_program(program, "tvm")
-    stream = Stream(program, artifact.over_clips())
+    shown = _with_mask(program)
+    stream = Stream(shown, compile_program(shown, "tvm").over_clips())
     stream(clip.frames[:1])
     start = time.perf_counter()
     outputs = list(stream.over(clip.frames))
@@ -122,7 +130,17 @@ def _matte(folder: Path, name: str, program: Program, clip: SourceClip, truth: T
     green = composite(alpha, torch.cat([output["fgr"] for output in outputs]), parse_colour(GREEN))
     write_frames(folder / f"{name}-alpha.mp4", alpha)
     write_frames(folder / f"{name}-green.mp4", green)
-    return Variant(name, program, alpha, green, frame_ms, evaluate_clip(alpha, truth))
+    mask = torch.cat([output[MASK] for output in outputs]) if MASK in shown.output_names else None
+    return Variant(name, program, alpha, green, frame_ms, evaluate_clip(alpha, truth), mask)
+
+
+def _with_mask(program: Program) -> Program:
+    """The program with its spatial mask, where it has one, as an output."""
+    shown = program.clone()
+    for mask in shown.called_modules(SpatialMask):
+        shown.add_output(MASK, mask)
+    shown.graph_module.recompile()
+    return shown
 
 
 def _build(folder: Path, name: str, program: Program) -> list[ExecutableArtifact]:
@@ -151,6 +169,7 @@ def _report(
     truth_name: str,
     variants: Sequence[Variant],
     checks: Sequence[ArmCheck],
+    notes: Sequence[str],
 ) -> None:
     rows = [
         VariantReport(
@@ -159,15 +178,31 @@ def _report(
             variant.green,
             ((variant.alpha - truth).abs().mean(dim=(1, 2, 3)) * 1e3).tolist(),
             _facts(variant, check),
+            variant.mask,
         )
         for variant, check in zip(variants, checks, strict=True)
     ]
-    write_report(path, "mattecompress demo", clip.frames, truth, truth_name, rows)
+    write_report(path, "mattecompress demo", clip.frames, truth, truth_name, rows, notes)
+
+
+def _notes(variants: Sequence[Variant], checkpoint: Path | None) -> list[str]:
+    """Whose weights the columns have, and what the mask is."""
+    ours = "trained from scratch on procedural clips"
+    rvm = f"the weights of {checkpoint.name}" if checkpoint else f"the weights of our RVM, {ours}"
+    notes = [f"float and w8a8 have {rvm}."]
+    for variant in variants:
+        if variant.mask is not None:
+            notes += [
+                f"{variant.name} is another network with weights of its own, ours, {ours}.",
+                f"{variant.name}'s mask is drawn over the picture; 3x3 convolutions behind it are computed there alone.",
+            ]
+    return notes
 
 
 def _facts(variant: Variant, check: ArmCheck) -> list[tuple[str, str]]:
     totals = cost(variant.program).totals
     arm = "not run: no emulator" if check.difference is None else f"{check.difference:.1e}"
+    masked = "no mask" if variant.mask is None else f"{variant.mask.mean().item():.0%}"
     return [
         ("alpha MAD x 1000", f"{variant.metrics['mad']:.2f}"),
         ("alpha MSE x 1000", f"{variant.metrics['mse']:.2f}"),
@@ -176,6 +211,7 @@ def _facts(variant: Variant, check: ArmCheck) -> list[tuple[str, str]]:
         ("dtSSD x 100", f"{variant.metrics['dtssd']:.2f}"),
         ("weights, MiB", f"{totals.size_mib:.2f}"),
         ("ms a frame, one thread", f"{variant.frame_ms:.1f}"),
+        ("positions under the mask", masked),
         (f"{ARM} against host, largest alpha difference", arm),
     ]
 
@@ -185,6 +221,7 @@ def _summary(
     variants: Sequence[Variant],
     checks: Sequence[ArmCheck],
     truth_name: str,
+    notes: Sequence[str],
     seconds: float,
 ) -> Iterator[str]:
     yield f"\nDone in {seconds:.0f} s. Alpha error is against {truth_name}."
@@ -195,10 +232,11 @@ def _summary(
             f"{facts['ms a frame, one thread']} ms a frame; {ARM} against host: "
             f"{facts[f'{ARM} against host, largest alpha difference']}"
         )
+    yield from (f"  {note}" for note in notes)
     yield f"\nMade in {folder}/:"
     yield "  report.html            pictures and the table: open it first"
     yield "  clip.mp4               what was matted;  *-alpha.mp4, *-green.mp4: what came out"
-    yield "  float.mcg, w8a8.mcg    the two programs"
+    yield f"  {', '.join(f'{variant.name}.mcg' for variant in variants)}  the programs"
     yield f"  dist/                  {', '.join(sorted(path.name for path in (folder / 'dist').iterdir()))}"
     yield "\nTry next:"
     yield f"  .venv/bin/mattecompress inspect {folder}/w8a8.mcg"

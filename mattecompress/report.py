@@ -8,14 +8,17 @@ from pathlib import Path
 
 import jinja2
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mattecompress.data.frames import to_bytes
+from mattecompress.data.colours import parse_colour
+from mattecompress.data.frames import composite, to_bytes
 from mattecompress.errors import MissingExtraError
 from mattecompress.files import atomic_path
 
 TEMPLATE = "report.html"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626")
+TINT, OPACITY = "#f59e0b", 0.5
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class VariantReport:
     """What the page says of one variant.
 
     alpha: (T,1,H,W) and composite: (T,3,H,W), both in 0..1. errors: mean absolute error of each frame, x 1e3.
-    facts: label and value pairs, one row of the table each.
+    facts: label and value pairs, one row of the table each. mask: where it looks closely, (T,1,h,w) of zeros and ones.
     """
 
     name: str
@@ -31,12 +34,19 @@ class VariantReport:
     composite: Tensor
     errors: Sequence[float]
     facts: Sequence[tuple[str, str]]
+    mask: Tensor | None = None
 
 
 def write_report(
-    path: Path, title: str, frames: Tensor, truth: Tensor, truth_name: str, variants: Sequence[VariantReport]
+    path: Path,
+    title: str,
+    frames: Tensor,
+    truth: Tensor,
+    truth_name: str,
+    variants: Sequence[VariantReport],
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write the page: a table, pictures of three frames, and the error over time.
+    """Write the page: a table, notes on it, pictures of three frames, and the error over time.
 
     frames: (T,3,H,W). truth: (T,1,H,W), what errors are measured against, called `truth_name`.
     """
@@ -50,6 +60,11 @@ def write_report(
                 (truth_name, picture(truth[number])),
                 *((f"{variant.name} alpha", picture(variant.alpha[number])) for variant in variants),
                 *((f"{variant.name} composite", picture(variant.composite[number])) for variant in variants),
+                *(
+                    (f"{variant.name} mask", picture(marked(frames[number], variant.mask[number])))
+                    for variant in variants
+                    if variant.mask is not None
+                ),
             ],
         }
         for number in dict.fromkeys(shown)
@@ -60,6 +75,7 @@ def write_report(
         title=title,
         names=[variant.name for variant in variants],
         table=table,
+        notes=notes,
         rows=rows,
         truth_name=truth_name,
         curves=curves(variants),
@@ -86,6 +102,12 @@ def picture(frame: Tensor) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def marked(frame: Tensor, mask: Tensor) -> Tensor:
+    """A frame (3,H,W) tinted where a mask (1,h,w) of zeros and ones, each for a tile of the frame, is 1."""
+    tiles = F.interpolate(mask[None], frame.shape[-2:], mode="nearest")[0]
+    return composite(tiles * OPACITY, parse_colour(TINT)[:, None, None].expand_as(frame), frame)
 
 
 def curves(variants: Sequence[VariantReport]) -> list[dict[str, str]]:

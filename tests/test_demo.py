@@ -5,7 +5,8 @@ import pytest
 pytest.importorskip("tvm", reason="the extra tvm is not installed")
 
 from mattecompress.data.video import read_info
-from mattecompress.demo import run_demo
+from mattecompress.demo import ONE_BIT, run_demo
+from mattecompress.models import SHIPPED
 
 
 @pytest.mark.slow
@@ -31,3 +32,7 @@ def test_fills_the_folder_and_may_run_again(tmp_path: Path) -> None:
     }
     assert read_info(tmp_path / "float-alpha.mp4").frames == 4
     assert read_info(tmp_path / "float-alpha-cortex-a76").frames == 2
+    if ONE_BIT in SHIPPED:
+        assert any("bivm" in line and "cortex-a76 against host: 0.0e+00" in line for line in lines)
+        assert {"bivm.mcg", "bivm-alpha.mp4", "bivm-green.mp4", "bivm-alpha-cortex-a76"} <= made
+        assert "bivm mask" in (tmp_path / "report.html").read_text()

@@ -1,13 +1,14 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from mattecompress.report import VariantReport, curves, picture, write_report
+from mattecompress.report import VariantReport, curves, marked, picture, write_report
 
 
 def variant(name: str, errors: list[float]) -> VariantReport:
@@ -24,6 +25,25 @@ def test_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     assert "A &amp; B" in page and "MAD &lt;x&gt;" in page and "15.0" in page
     assert page.count("data:image/png;base64,") == 3 * (2 + 2 * 2)
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_notes_and_masks_are_on_the_page(tmp_path: Path) -> None:
+    frames, truth = torch.rand(3, 3, 32, 48), torch.rand(3, 1, 32, 48)
+    masked = replace(variant("bivm", [1.0, 2, 3]), mask=torch.ones(3, 1, 2, 3))
+    write_report(
+        tmp_path / "r.html", "t", frames, truth, "truth", [variant("float", [0.0] * 3), masked], ["a < b"]
+    )
+    page = (tmp_path / "r.html").read_text()
+    assert "<p>a &lt; b</p>" in page
+    assert page.count("bivm mask</figcaption>") == 3 and "float mask" not in page
+
+
+def test_a_mask_tints_its_tiles() -> None:
+    frame, mask = torch.rand(3, 32, 48), torch.zeros(1, 2, 3)
+    mask[0, 1, 2] = 1
+    changed = (marked(frame, mask) != frame).any(0)
+    assert changed[16:, 32:].all()
+    assert changed.sum() == 16 * 16
 
 
 def test_short_clips(tmp_path: Path) -> None:

@@ -25,8 +25,12 @@ MODELS = {
     "vitmatte-small": "vitmatte:small",
 }
 EXTRAS = {"transformers": "vit"}
-SHIPPED = {"rvm-mobilenetv3": "rvm-small.safetensors"}
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+SHIPPED = {
+    name: file
+    for name, file in {"bivm": "bivm-small.safetensors", "rvm-mobilenetv3": "rvm-small.safetensors"}.items()
+    if (ASSETS / file).is_file()
+}
 
 
 class UnknownModelError(UserError):
