@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 
 
 def test_unknown_verb_names_the_nearest(refused: Refused) -> None:
-    assert "'inspekt'. Did you mean 'inspect'?" in refused("inspekt")
+    assert "'inspekt'. Did you mean 'inspect'" in refused("inspekt")
 
 
 def test_unknown_option_names_the_nearest(refused: Refused, tiny_file: str) -> None:
