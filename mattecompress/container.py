@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -60,14 +61,14 @@ def load(path: Path) -> Program:
     """
     members = _read_members(path)
     try:
-        manifest = json.loads(members["manifest.json"])
+        manifest = _read_manifest(path, members)
         if manifest.get("format") != FORMAT_VERSION:
             raise ContainerError(
                 f"{path}: format {manifest.get('format')} is not {FORMAT_VERSION}: capture the model again"
             )
         tensors = _read_tensors(members["weights.safetensors"])
         program = parse_program(members["program.txt"].decode(), tensors)
-        program.history = tuple(PassRecord(**record) for record in manifest["passes"])
+        program.history = _timed(program.history, manifest["passes"])
         verify(program)
     except (TextError, VerifyError) as error:
         raise ContainerError(f"{path}: {error}") from error
@@ -77,9 +78,12 @@ def load(path: Path) -> Program:
 
 
 def load_manifest(path: Path) -> Mapping[str, object]:
-    """The manifest alone: format, input hash, and each pass with its options, seed and seconds."""
-    manifest: Mapping[str, object] = json.loads(_read_members(path)["manifest.json"])
-    return manifest
+    """The manifest alone: format, input hash, and each pass with its options, seed and seconds.
+
+    Raises:
+        ContainerError: the file is missing or damaged.
+    """
+    return _read_manifest(path, _read_members(path))
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
@@ -93,8 +97,30 @@ def _read_members(path: Path) -> dict[str, bytes]:
             return {name: archive.read(name) for name in _MEMBERS}
     except FileNotFoundError as error:
         raise ContainerError(f"{path}: no such file; make one with `mattecompress capture`") from error
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, RuntimeError) as error:
         raise ContainerError(f"{path}: not a .mcg file, or damaged ({error})") from error
+
+
+def _read_manifest(path: Path, members: Mapping[str, bytes]) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(members["manifest.json"])
+    except (ValueError, RecursionError) as error:
+        raise ContainerError(f"{path}: damaged manifest: {error}; capture the model again") from error
+    if not isinstance(manifest, dict):
+        raise ContainerError(f"{path}: its manifest is no table; capture the model again")
+    return manifest
+
+
+def _timed(history: tuple[PassRecord, ...], records: Any) -> tuple[PassRecord, ...]:
+    """The passes that the text names, with the seconds that the manifest knows.
+
+    Raises:
+        ValueError: the manifest names others.
+    """
+    timed = tuple(PassRecord(record["text"], record["seed"], float(record["seconds"])) for record in records)
+    if timed != history:
+        raise ValueError("text and manifest name different passes")
+    return timed
 
 
 def _read_tensors(raw: bytes) -> dict[str, Tensor]:

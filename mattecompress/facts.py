@@ -131,6 +131,18 @@ def evaluate_size(size: int | str, symbols: Mapping[str, Any]) -> Any:
     return _evaluate(ast.parse(size, mode="eval").body, symbols, size)
 
 
+def parse_size(text: str) -> int | str:
+    """A size from its text: a number where no symbol stands in it, else the expression.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return text if size_symbols(text) else int(evaluate_size(text, {}))
+    except (SyntaxError, RecursionError, MemoryError, ZeroDivisionError) as error:
+        raise ValueError(f"'{text[:40]}' is no size expression") from error
+
+
 def size_symbols(size: int | str) -> list[str]:
     """The symbols in a size expression, in order of appearance."""
     if isinstance(size, int):

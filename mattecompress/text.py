@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mattecompress.facts import DTYPE_NAMES, Facts, Precision, Provenance
+from mattecompress.facts import DTYPE_NAMES, Facts, Precision, Provenance, parse_size
 from mattecompress.options import format_options
 from mattecompress.program import PassRecord, Program
 
@@ -143,12 +143,16 @@ def format_argument(value: Any) -> str:
 
 
 def parse_type(text: str) -> tuple[str, tuple[int | str, ...]]:
-    """`f32[1,3,16*h]` -> ("f32", (1, 3, "16*h")); `int` -> ("int", ())."""
+    """`f32[1,3,16*h]` -> ("f32", (1, 3, "16*h")); `int` -> ("int", ()).
+
+    Raises:
+        ValueError: it is no type, or a size in it is no expression of symbols and integers.
+    """
     match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", text)
     if match is None:
         raise ValueError(f"'{text}' is no type")
     sizes = [size for size in (match[2] or "").split(",") if size]
-    return match[1], tuple(int(size) if size.isdigit() else size for size in sizes)
+    return match[1], tuple(map(parse_size, sizes))
 
 
 def parse_notes(text: str) -> dict[str, Any]:

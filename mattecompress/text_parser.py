@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from mattecompress.errors import UserError
-from mattecompress.facts import DTYPES, Facts
+from mattecompress.facts import DTYPES, Facts, evaluate_size, size_symbols
 from mattecompress.modules import build_module
 from mattecompress.program import AbsentParameter, PassRecord, Program, Source, StatePair, owner_of
 from mattecompress.text import FORMAT, digest, parse_notes, parse_type
 
 _TOKEN = re.compile(r'\s*("[^"]*"|[%@][\w.]+|[A-Za-z_][\w.]*=?|-?inf|-?\d[\w.+-]*|[\[\](),])')
 INTEGER_OPERATIONS = ("add", "sub", "mul", "floordiv", "mod", "neg")
+_ANY_SIZE = 13
 _NODE_LINE = re.compile(r"%(\w+) : (\S+) = (.*)")
+
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class TextError(UserError):
@@ -40,7 +43,7 @@ def parse_program(text: str, tensors: Mapping[str, Tensor]) -> Program:
     for number, line in enumerate(lines[1:], start=2):
         try:
             reader.read(line)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise TextError(f"line {number}: {error}: {line.strip()[:100]}") from error
         except UserError as error:
             raise TextError(f"line {number}: {error}") from error
@@ -67,6 +70,8 @@ class _Reader:
         self.output_names: tuple[str, ...] = ()
 
     def read(self, line: str) -> None:
+        if self.output_names:
+            raise ValueError("the program ended above, with 'return'")
         if line.startswith("%"):
             self.read_node(line)
             return
@@ -142,6 +147,8 @@ class _Reader:
         name, kind, operation = match.groups()
         dtype, shape = parse_type(kind)
         if operation == "input":
+            for size in shape:
+                evaluate_size(size, dict.fromkeys(size_symbols(size), _ANY_SIZE))
             node = self.graph.placeholder(name)
             notes: dict[str, Any] = {}
         else:

@@ -67,6 +67,25 @@ def operators_are_pure(program: Program) -> Iterator[Violation]:
             yield node, f"{node.target} takes no tensor"
 
 
+def operators_get_their_arguments(program: Program) -> Iterator[Violation]:
+    """Every operator gets each argument that it needs, a value where it takes a tensor, and no argument that it lacks."""
+    for node in program.operations():
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            continue
+        known = {argument.name: argument for argument in schema.arguments}
+        if len(node.args) > len(known) or not node.kwargs.keys() <= known.keys():
+            yield node, f"{node.target} takes {', '.join(known)}"
+            continue
+        given = dict(zip(known, node.args, strict=False)) | node.kwargs
+        for name, argument in known.items():
+            if name not in given and not argument.has_default_value():
+                yield node, f"{node.target} needs {name}"
+            is_value = isinstance(given.get(name), fx.Node | int | float)
+            if str(argument.type) == "Tensor" and name in given and not is_value:
+                yield node, f"{node.target} takes a tensor as {name}"
+
+
 def tensors_exist(program: Program) -> Iterator[Violation]:
     """Every `get_attr` finds its tensor."""
     for node in program.graph.nodes:
@@ -112,6 +131,7 @@ RULES: tuple[Rule, ...] = (
     names_are_unique,
     nodes_have_facts,
     operators_are_pure,
+    operators_get_their_arguments,
     tensors_exist,
     modules_are_registered,
     states_keep_their_shape,

@@ -155,11 +155,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path}: is a TorchScript archive; give the plain weights (a state dict)"
-                )
+        _check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -176,6 +172,19 @@ def _read_torch(path: Path) -> Any:
         AttributeError,
     ) as error:
         raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint; copy it again") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError for a zip that is not as `torch.save` makes them, which stores members as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint; copy it again") from error
+    if any(Path(member.filename).name == "constants.pkl" for member in members):
+        raise CheckpointError(f"{path}: is a TorchScript archive; give the plain weights (a state dict)")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError(f"{path}: its members are compressed; save it again with torch.save")
 
 
 def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
