@@ -38,15 +38,11 @@ def summary(difference: Difference) -> str:
 
 QUICK = ("mse", "rvm-react", "set-resolution{height=64 width=96}")
 SLOW = (
-    "brecq{iterations=1}",
-    "qdrop{iterations=1}",
-    "ptq4vm{iterations=1 epochs=1}",
     "rvm-bnn",
     "rvm-dorefa",
     "rvm-recu",
     "bimatting",
     "bivm",
-    "mse,lower",
     "rvm-react,lower",
     "bivm,lower",
 )
