@@ -26,6 +26,11 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    torch.manual_seed(0)
+
+
 def binary(inputs: int, outputs: int, kernel: int) -> nn.Module:
     shape = ((kernel, kernel), (1, 1), (kernel // 2, kernel // 2))
     return BinaryConv2d(BinaryConvConfig(inputs, outputs, *shape, method="react"))
@@ -56,7 +61,6 @@ class Sums(nn.Module):
 
 
 def program_of(net: nn.Module, batch: int = 1, height: int | str = 12, width: int | str = 16) -> Program:
-    torch.manual_seed(0)
     shapes = (("x", (batch, 4, height, width)), ("h", (batch, 8, height, width)))
     return capture(net.eval(), Signature(shapes, ("y", "r"), (StatePair("h", "r"),)), "sums")
 
