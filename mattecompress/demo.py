@@ -20,7 +20,6 @@ from mattecompress.data.sources import SourceClip, load_clips
 from mattecompress.data.video import read_info, write_frames
 from mattecompress.evaluation import alpha_name, predict
 from mattecompress.metrics import evaluate_clip
-from mattecompress.models import SHIPPED
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.preparation import compile_program, lower
 from mattecompress.program import Program
@@ -87,9 +86,11 @@ def run_demo(
     say(f"3/6 quantize it: {PIPELINE}")
     source = str(video) if video else f"procedural:{CALIBRATION_SEED}"
     calibration = [piece.frames for piece in load_clips(source, size, 4, 4)]
-    programs = {"float": network, "w8a8": api.opt(network, PIPELINE, calibration, seed)}
-    if ONE_BIT in SHIPPED:
-        programs[ONE_BIT] = api.capture(ONE_BIT, size=size)
+    programs = {
+        "float": network,
+        "w8a8": api.opt(network, PIPELINE, calibration, seed),
+        ONE_BIT: api.capture(ONE_BIT, size=size),
+    }
     for name, program in programs.items():
         container.save(program, folder / f"{name}.mcg")
     say("4/6 compile for this machine and matte the clip")

@@ -26,11 +26,7 @@ MODELS = {
 }
 EXTRAS = {"transformers": "vit"}
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-SHIPPED = {
-    name: file
-    for name, file in {"bivm": "bivm-small.safetensors", "rvm-mobilenetv3": "rvm-small.safetensors"}.items()
-    if (ASSETS / file).is_file()
-}
+SHIPPED = {"bivm": "bivm-small.safetensors", "rvm-mobilenetv3": "rvm-small.safetensors"}
 
 
 class UnknownModelError(UserError):
