@@ -78,14 +78,17 @@ exp (x) => (y)
 }}
 """
 
+# As -(-1 / sum), since ONNX Runtime turns x * (1 / sum) into x / sum, which rounds once.
 _SIGMOID = """
 sigmoid (x) => (y)
 {
   one = Constant <value_float = 1.0> ()
+  minus_one = Constant <value_float = -1.0> ()
   negative = Neg (x)
   grown = matte.exp (negative)
   sum = Add (grown, one)
-  y = Div (one, sum)
+  below = Div (minus_one, sum)
+  y = Neg (below)
 }
 """
 
