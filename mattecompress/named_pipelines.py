@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+from mattecompress.options import format_value
+
 RVM_FLOAT = "exclude=[decoder.decode0.conv.3,project_mat.*] absent=[refiner.conv.0,refiner.conv.3]"
 """Besides the first and the last convolution and the box filter, BiVM leaves these in float; without a reduced
 resolution the refiner is not captured, and two of its convolutions still count as one-bit."""
@@ -97,7 +99,8 @@ class Ptq4vm(Qdrop):
 
     recipe: fast, which is ours, or the paper's iterations, epochs, batch and rates.
     iterations, epochs: of the two stages; none means the recipe's.
-    flow: none, or dis, which stands in for RAFT and needs the extra `flow`.
+    flow: none, raft, or dis, which stands in for RAFT and needs the extra `flow`.
+    flow_checkpoint: weights of RAFT or RAFT-small, under the authors' names, for flow=raft.
     apply_to: what GAC scales and shifts: each layer's output, as the published code does, or its weights, as in the
         paper.
     numbers: GAC's two for each layer, or, our addition, for each channel.
@@ -105,7 +108,8 @@ class Ptq4vm(Qdrop):
     """
 
     epochs: int | None = None
-    flow: Literal["none", "dis"] = "none"
+    flow: Literal["none", "dis", "raft"] = "none"
+    flow_checkpoint: str | None = None
     apply_to: Literal["output", "weights"] = "output"
     numbers: Literal["layer", "channel"] = "layer"
     target: Literal["truth", "float"] = "truth"
@@ -116,7 +120,10 @@ class Ptq4vm(Qdrop):
         rate = " rate=0.001" if self.recipe == "fast" else ""
         numbers = "" if self.numbers == "layer" else f" numbers={self.numbers}"
         target = "" if self.target == "truth" else f" target={self.target}"
-        options = f"apply-to={self.apply_to}{numbers}{target} flow={self.flow} epochs={epochs}{rate}"
+        weights = (
+            "" if self.flow_checkpoint is None else f" flow-checkpoint={format_value(self.flow_checkpoint)}"
+        )
+        options = f"apply-to={self.apply_to}{numbers}{target} flow={self.flow}{weights} epochs={epochs}{rate}"
         return f"{super().passes()},calibrate-affine{{{options}}}"
 
 

@@ -1,4 +1,4 @@
-"""Motion between two frames, by OpenCV's dense inverse search (DIS)."""
+"""Motion between frames, by OpenCV's dense inverse search (DIS) or by RAFT."""
 
 import itertools
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mattecompress.data.frames import to_bytes
 from mattecompress.errors import MissingExtraError
+from mattecompress.models.raft import Raft
 
 
 def dis_flow(frames: Tensor) -> Tensor:
@@ -29,3 +30,9 @@ def dis_flow(frames: Tensor) -> Tensor:
         for before, here in itertools.pairwise(pictures)
     ]
     return torch.stack(flows) if flows else frames.new_zeros((0, 2, *frames.shape[-2:]))
+
+
+def raft_flow(frames: Tensor, network: Raft) -> Tensor:
+    """As `dis_flow`, by `network`, pair by pair: what it compares takes (H W / 64)^2 floats."""
+    flows = [network(here, before) for before, here in itertools.pairwise(frames.split(1))]
+    return torch.cat(flows) if flows else frames.new_zeros((0, 2, *frames.shape[-2:]))

@@ -6,12 +6,14 @@ gamma and beta and how they are absorbed: the codes of the weights stay what the
 
 Sources: PTQ4VM section 4.2 (GAC) and 4.3 (OFA), and its published code for the output form, the rates and epochs.
 Departures: every quantized convolution gets the two numbers, not only those that had a batch norm; a scale is learned
-in steps that are a share of it, not all in steps of one size; flow is OpenCV's DIS, not RAFT; what does not lower the
-loss over the calibration clips is undone.
+in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; what does not lower the loss
+over the calibration clips is undone.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from mattecompress.evaluation import alpha_name
 from mattecompress.feed import CalibrationError, Feed, check_finite
-from mattecompress.optical_flow import dis_flow
+from mattecompress.models.raft import load_raft
+from mattecompress.optical_flow import dis_flow, raft_flow
 from mattecompress.options import OptionError
 from mattecompress.passes.reconstruct_blocks import own_weights
 from mattecompress.pipeline import Context, Pass, expect
@@ -38,7 +41,8 @@ class CalibrateAffine(Pass):
     numbers: two for each layer, or for each of its channels, which asks for apply-to=output and a scale per channel.
     target: truth, the true alpha of clips where it is known, or float, the float program's on all of them. The latter
         asks for nothing that the float network cannot do: where its own mattes are far from the truth, that is better.
-    flow: none, or dis for the term that follows motion, which needs the extra `flow`.
+    flow: none, or what finds motion for the term that follows it: dis, which needs the extra `flow`, or raft.
+    flow_checkpoint: weights of RAFT or RAFT-small, under the authors' names, for flow=raft.
     flow_weight: of that term.
     epochs: over all sequences.
     batch: sequences in each step.
@@ -49,7 +53,8 @@ class CalibrateAffine(Pass):
     apply_to: ApplyTo = "output"
     numbers: Numbers = "layer"
     target: Literal["truth", "float"] = "truth"
-    flow: Literal["none", "dis"] = "none"
+    flow: Literal["none", "dis", "raft"] = "none"
+    flow_checkpoint: str | None = None
     flow_weight: float = 0.05
     epochs: int = 55
     batch: int = 4
@@ -63,6 +68,12 @@ class CalibrateAffine(Pass):
                 raise OptionError(f"{what}={value}: expected at least 1")
         if self.numbers == "channel" and self.apply_to == "weights":
             raise OptionError("numbers=channel acts on outputs: use apply-to=output")
+        if (self.flow == "raft") != (self.flow_checkpoint is not None):
+            raise OptionError(
+                "flow=raft and flow-checkpoint=FILE, RAFT's weights, need each other: give both or neither"
+            )
+        if self.flow_checkpoint is not None and not Path(self.flow_checkpoint).is_file():
+            raise OptionError(f"flow-checkpoint={self.flow_checkpoint}: no such file; give RAFT's weights")
         if self.rate <= 0 or self.flow_weight < 0:
             raise OptionError("rate has to be above 0 and flow-weight at least 0")
 
@@ -79,9 +90,8 @@ class CalibrateAffine(Pass):
     def apply(self, program: Program, context: Context) -> str | None:
         """Learn on a copy, and absorb what was learned if it helped."""
         pieces = self._pieces(program, context)
-        identity = identity_of(
-            str(self), context.seed, program, Feed(program, context.clips), [piece.alpha for piece in pieces]
-        )
+        wanted = [part for piece in pieces for part in (piece.alpha, piece.flow) if part is not None]
+        identity = identity_of(str(self), context.seed, program, Feed(program, context.clips), wanted)
         own_weights(program)
         learned = Learned(program, self.apply_to, self.numbers)
         schedule = Schedule(self.epochs, self.batch, self.rate, self.flow_weight, context.seed)
@@ -102,6 +112,7 @@ class CalibrateAffine(Pass):
         """Clips cut into sequences, the last of a clip maybe shorter."""
         feed, alphas = Feed(program, context.clips), context.alphas or [None] * len(context.clips)
         self._check(program, feed, alphas)
+        find_flow = self._flow_finder()
         pieces = []
         for clip, start in ((c, s) for c in range(len(feed)) for s in range(0, feed.length(c), self.frames)):
             places = range(start, min(start + self.frames, feed.length(clip)))
@@ -111,7 +122,8 @@ class CalibrateAffine(Pass):
                 true_piece = self._teacher_alpha(context, frames, clip)
             else:
                 true_piece = true[start : start + len(frames)]
-            pieces.append(Piece(frames, feed.zeros(clip), true_piece, self._flow(program, frames)))
+            flow = find_flow(_pictures(program, frames)) if find_flow else None
+            pieces.append(Piece(frames, feed.zeros(clip), true_piece, flow))
         return pieces
 
     def _check(self, program: Program, feed: Feed, alphas: Sequence[Tensor | None]) -> None:
@@ -147,12 +159,14 @@ class CalibrateAffine(Pass):
         zeros = Feed(teacher, context.clips).zeros(clip)
         return unrolled_alpha(teacher, alpha_name(teacher), Piece(frames, zeros, torch.empty(0)))
 
-    def _flow(self, program: Program, frames: list[dict[str, Tensor]]) -> Tensor | None:
-        if self.flow == "none":
-            return None
-        pictures = [name for name, value in frames[0].items() if value.ndim == 4 and value.shape[1] == 3]
-        if not pictures:
-            raise CalibrationError(
-                f"{program.name} takes no picture (1,3,H,W) to find motion in: use flow=none"
-            )
-        return dis_flow(torch.cat([frame[pictures[0]] for frame in frames]))
+    def _flow_finder(self) -> Callable[[Tensor], Tensor] | None:
+        if self.flow_checkpoint is not None:
+            return functools.partial(raft_flow, network=load_raft(Path(self.flow_checkpoint)))
+        return dis_flow if self.flow == "dis" else None
+
+
+def _pictures(program: Program, frames: list[dict[str, Tensor]]) -> Tensor:
+    names = [name for name, value in frames[0].items() if value.ndim == 4 and value.shape[1] == 3]
+    if not names:
+        raise CalibrationError(f"{program.name} takes no picture (1,3,H,W) to find motion in: use flow=none")
+    return torch.cat([frame[names[0]] for frame in frames])

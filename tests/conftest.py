@@ -43,6 +43,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def raft_weights(shared_data: Path) -> Path:
+    """The authors' RAFT-small."""
+    path = shared_data / "raft" / "raft_small.pth"
+    if not path.is_file():
+        pytest.skip(f"no RAFT weights: {path} is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
 def spec_data(shared_data: Path) -> Path:
     """The folder of golden vectors beside the test data."""
     folder = shared_data.parent / "spec" / "data"

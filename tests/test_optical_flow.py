@@ -1,11 +1,14 @@
 import builtins
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mattecompress.data.clips import procedural_clip
 from mattecompress.errors import MissingExtraError
-from mattecompress.optical_flow import dis_flow
+from mattecompress.models.raft import load_raft
+from mattecompress.optical_flow import dis_flow, raft_flow
 from mattecompress.reconstruction.unrolled import warp
 
 
@@ -32,6 +35,25 @@ def test_finds_where_each_pixel_came_from() -> None:
 def test_one_frame_has_no_motion() -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
     assert dis_flow(moving()[:1]).shape == (0, 2, 64, 80)
+
+
+def test_raft_finds_where_each_pixel_came_from(raft_weights: Path) -> None:
+    frames, network = moving(), load_raft(raft_weights)
+    flow = raft_flow(frames, network)
+    assert flow.shape == (2, 2, 64, 80)
+    inner = flow[:, :, 16:-16, 16:-16]
+    assert inner[:, 0].median().item() == pytest.approx(-3, abs=0.5)
+    assert inner[:, 1].median().item() == pytest.approx(-1, abs=0.5)
+    assert raft_flow(frames[:1], network).shape == (0, 2, 64, 80)
+
+
+def test_raft_and_dis_agree_on_direction(raft_weights: Path) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    frames = procedural_clip(0, 0, 3, 144, 192).frames
+    searched, refined = dis_flow(frames), raft_flow(frames, load_raft(raft_weights))
+    moves = searched.norm(dim=1) > 1
+    assert moves.float().mean() > 0.25
+    assert torch.cosine_similarity(searched, refined, dim=1)[moves].median() > 0.95
 
 
 def test_says_how_to_install_opencv(monkeypatch: pytest.MonkeyPatch) -> None:

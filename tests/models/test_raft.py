@@ -13,17 +13,8 @@ from mattecompress.models.rvm import mobilenetv3
 
 
 @pytest.fixture(scope="module")
-def weights(shared_data: Path) -> Path:
-    """The authors' RAFT-small."""
-    path = shared_data / "raft" / "raft_small.pth"
-    if not path.is_file():
-        pytest.skip(f"no RAFT weights: {path} is not there")
-    return path
-
-
-@pytest.fixture(scope="module")
-def network(weights: Path) -> Raft:
-    return load_raft(weights)
+def network(raft_weights: Path) -> Raft:
+    return load_raft(raft_weights)
 
 
 def texture(cells: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -43,8 +34,8 @@ def test_has_the_published_parameters(build: Callable[[], Raft], parameters: int
     assert sum(parameter.numel() for parameter in build().parameters()) == parameters
 
 
-def test_names_and_shapes_are_those_of_the_checkpoint(weights: Path) -> None:
-    held = torch.load(weights, map_location="cpu", weights_only=True)
+def test_names_and_shapes_are_those_of_the_checkpoint(raft_weights: Path) -> None:
+    held = torch.load(raft_weights, map_location="cpu", weights_only=True)
     shapes = {name.removeprefix("module."): value.shape for name, value in held.items()}
     assert shapes == {name: value.shape for name, value in small().state_dict().items()}
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mattecompress import container
 from mattecompress.calibration import CalibrationError
+from mattecompress.errors import UserError
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
 from mattecompress.passes.calibrate_affine import CalibrateAffine
@@ -267,6 +268,33 @@ def test_follows_motion(quantized: Program, context: Context) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
     result = CalibrateAffine(flow="dis", epochs=3, rate=3e-3)(quantized, context)
     assert result.modified
+
+
+def test_follows_motion_by_raft(quantized: Program, context: Context, raft_weights: Path) -> None:
+    step = CalibrateAffine(flow="raft", flow_checkpoint=str(raft_weights), epochs=3, rate=3e-3)
+    assert str(step).startswith(f"calibrate-affine{{flow=raft flow-checkpoint={raft_weights} ")
+    result = step(quantized, context)
+    assert result.modified
+    assert result.notes != replace(step, flow="none", flow_checkpoint=None)(quantized, context).notes
+
+
+def test_the_pipeline_hands_on_the_weights_of_raft(tmp_path: Path) -> None:
+    path = tmp_path / "of raft.pth"
+    path.touch()
+    *_, last = parse_pipeline(f"ptq4vm{{flow=raft flow-checkpoint='{path}'}}").passes
+    assert (last.flow, last.flow_checkpoint) == ("raft", str(path))
+
+
+def test_refuses_raft_without_its_weights(quantized: Program, context: Context, tmp_path: Path) -> None:
+    for text in ("flow=raft", "flow=dis flow-checkpoint=raft.pth", "flow-checkpoint=raft.pth"):
+        with pytest.raises(OptionError, match="flow=raft and flow-checkpoint=FILE"):
+            parse_pipeline(f"calibrate-affine{{{text}}}")
+    with pytest.raises(OptionError, match=r"flow-checkpoint=absent\.pth: no such file"):
+        parse_pipeline("ptq4vm{flow=raft flow-checkpoint=absent.pth}")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    step = CalibrateAffine(flow="raft", flow_checkpoint=str(tmp_path / "other.pth"))
+    with pytest.raises(UserError, match=r"other\.pth: holds no RAFT weights"):
+        step(quantized, context)
 
 
 def test_refuses(network: Program) -> None:
