@@ -25,6 +25,7 @@ from mattecompress.cli.transforming import calibration_clips, calibration_option
 
 if TYPE_CHECKING:
     from mattecompress.inspection.bisection import Bisection, StepError
+    from mattecompress.inspection.difference import Difference
     from mattecompress.inspection.error import NodeError
     from mattecompress.program import Program
 
@@ -59,6 +60,9 @@ def inspect(
     model_explorer: Annotated[
         Path | None, typer.Option(help="Folder for Model Explorer's graph and node data.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="A page for a browser: regions, nodes, graph, costs.", metavar="FILE")
+    ] = None,
     json: Json = False,
     size: Size = None,
 ) -> None:
@@ -69,6 +73,8 @@ def inspect(
     mattecompress inspect w4a4.mcg --where 'op=conv2d and (region~decoder or bits<8)' --sort macs
 
     mattecompress inspect w4a4.mcg --error clip.mp4 --reference rvm.mcg --sort own_sqnr
+
+    mattecompress inspect rvm.mcg --html rvm.html
 
     mattecompress inspect rvm.mcg --dot rvm.svg --model-explorer explorer/
 
@@ -84,8 +90,9 @@ def inspect(
     if reference and error is None:
         raise ArgumentError("--reference is what errors are measured against: add --error with a clip")
     select([], where, sort)
-    if drawing:
-        require_writable(drawing)
+    for file in (drawing, html):
+        if file:
+            require_writable(file)
     if model_explorer:
         require_writable(model_explorer, folder=True)
     shown = load_at(program, size)
@@ -107,6 +114,11 @@ def inspect(
     if model_explorer:
         for path in write_model_explorer(shown, rows, model_explorer):
             say(str(path))
+    if html:
+        from mattecompress.inspection.page import Version, write_page
+
+        write_page(html, [Version(program.name, shown, rows)])
+        say(str(html))
     if json:
         peak = max(rows, key=lambda row: row["live_bytes"], default=None)
         memory_peak = {"node": peak["name"], "bytes": peak["live_bytes"]} if peak else None
@@ -114,7 +126,7 @@ def inspect(
         return
     from mattecompress.cli import tables
 
-    if drawing or model_explorer:
+    if drawing or model_explorer or html:
         return
     if memory:
         tables.print_memory(shown, chosen)
@@ -142,6 +154,10 @@ def diff(
     where: Annotated[
         str | None, typer.Option(help="List only such nodes: 'status=replaced and region~decoder'.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="A page for a browser: the programs side by side, whole.", metavar="FILE"),
+    ] = None,
     size: Size = None,
     json: Json = False,
 ) -> None:
@@ -153,6 +169,8 @@ def diff(
 
     mattecompress diff rvm.mcg w4a8.mcg --where 'maker=quantize and region~decoder'
 
+    mattecompress diff rvm.mcg w4a8.mcg --html difference.html
+
     mattecompress diff rvm.mcg w4a8.mcg --json
     """
     from mattecompress.inspection.difference import DIFFERENCE_FIELDS, row_of
@@ -162,8 +180,12 @@ def diff(
     wanted = parse_query(where, DIFFERENCE_FIELDS) if where else None
     if len(programs) < 2:
         raise ArgumentError(f"{programs[0]} is one program: name another to compare it with")
+    if html:
+        require_writable(html)
     loaded = [load_at(path, size) for path in programs]
     found = [compare(*pair) for pair in pairwise(loaded)]
+    if html:
+        _write_page(html, programs, loaded, found)
     if wanted:
         kept = [tuple(node for node in each.nodes if wanted(row_of(node))) for each in found]
         found = [replace(each, nodes=some) for each, some in zip(found, kept, strict=True)]
@@ -171,10 +193,25 @@ def diff(
         files = [str(path) for path in programs]
         print_json({"programs": files, "differences": [each.as_json() for each in found]})
         return
+    if html:
+        return
     from mattecompress.cli.difference_tables import print_difference
 
     for (before, after), each in zip(pairwise(programs), found, strict=True):
         print_difference(str(before), str(after), each, nodes or where is not None)
+
+
+def _write_page(
+    path: Path, files: list[Path], programs: "list[Program]", differences: "list[Difference]"
+) -> None:
+    from mattecompress.inspection.page import Version, write_page
+    from mattecompress.inspection.rows import node_rows
+    from mattecompress.propagation import program_symbols
+
+    rows = [[] if program_symbols(program) else node_rows(program) for program in programs]
+    labels = [file.name for file in files]
+    write_page(path, [Version(*each) for each in zip(labels, programs, rows, strict=True)], differences)
+    say(str(path))
 
 
 def bisect(

@@ -68,7 +68,7 @@ def write_drawing(program: Program, path: Path) -> None:
 def dot_text(program: Program) -> str:
     """The graph in the DOT language: a cluster for each region, layers in the colour of their bits."""
     regions: dict[str, list[str]] = {}
-    for node in _values(program):
+    for node in values(program):
         facts = program.facts(node)
         lines = [node.name, short_kind(kind_of(program, node)), facts.type_text]
         bits = facts.precision.weight_bits if facts.precision else None
@@ -93,8 +93,8 @@ def dot_text(program: Program) -> str:
         ]
     edges = [
         f'  "{_quoted(source.name)}" -> "{_quoted(node.name)}";'
-        for node in _values(program)
-        for source in _sources(node)
+        for node in values(program)
+        for source in sources(node)
     ]
     outputs = [
         line
@@ -128,7 +128,7 @@ def write_model_explorer(program: Program, rows: Rows, folder: Path) -> list[Pat
 def explorer_graph(program: Program, rows: Rows) -> dict[str, Any]:
     """Model Explorer's graph: regions and scopes become layers that open and close."""
     known = {row["name"]: row for row in rows}
-    nodes = [_explorer_node(program, node, known.get(node.name, {})) for node in _values(program)]
+    nodes = [_explorer_node(program, node, known.get(node.name, {})) for node in values(program)]
     for name, node in program.outputs.items():
         edges = [{"sourceNodeId": node.name, "sourceNodeOutputId": "0", "targetNodeInputId": "0"}]
         nodes.append({"id": f"output {name}", "label": name, "namespace": "", "incomingEdges": edges})
@@ -154,7 +154,7 @@ def _explorer_node(program: Program, node: fx.Node, row: Mapping[str, Any]) -> d
     attributes |= {field: row.get(field) for field in NODE_DATA}
     edges = [
         {"sourceNodeId": source.name, "sourceNodeOutputId": "0", "targetNodeInputId": str(place)}
-        for place, source in enumerate(_sources(node))
+        for place, source in enumerate(sources(node))
     ]
     shape = [{"key": "tensor_shape", "value": facts.type_text}]
     return {
@@ -167,11 +167,13 @@ def _explorer_node(program: Program, node: fx.Node, row: Mapping[str, Any]) -> d
     }
 
 
-def _values(program: Program) -> list[fx.Node]:
+def values(program: Program) -> list[fx.Node]:
+    """What is drawn: inputs, then operations, in order."""
     return [*program.inputs, *program.operations()]
 
 
-def _sources(node: fx.Node) -> list[fx.Node]:
+def sources(node: fx.Node) -> list[fx.Node]:
+    """The nodes that a node reads, tensors of the program left out."""
     return [source for source in node.all_input_nodes if source.op != "get_attr"]
 
 

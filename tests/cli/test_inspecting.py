@@ -51,6 +51,22 @@ def test_diff_lists_what_is_asked_for(done: Cli, quantized_file: str, tiny_file:
     assert {node["status"] for node in found["nodes"]} == {"added"} and len(found["nodes"]) == 3
 
 
+def test_pages_are_written_whole(done: Cli, quantized_file: str, tiny_file: str, tmp_path: Path) -> None:
+    said = done("inspect", quantized_file, "--html", "one.html")
+    assert (said.out, said.err) == ("", "one.html\n")
+    said = done("diff", tiny_file, quantized_file, "--html", "two.html", "--json")
+    assert len(json.loads(said.out)["differences"]) == 1
+    for name, versions in (("one.html", 1), ("two.html", 2)):
+        page = (tmp_path / name).read_text()
+        assert page.endswith("</html>\n") and page.count("<figure>") == versions
+
+
+def test_a_page_cannot_be_a_folder(refused: Callable[..., str], tiny_file: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for words in (("inspect", tiny_file), ("diff", tiny_file, tiny_file)):
+        assert "it is a folder" in refused(*words, "--html", "folder")
+
+
 def test_diff_json_of_three(done: Cli, tiny_file: str) -> None:
     done("opt", tiny_file, "-p", "fold-batch-norm", "-o", "folded.mcg")
     document = json.loads(done("diff", tiny_file, "folded.mcg", "folded.mcg", "--json").out)
