@@ -47,6 +47,9 @@ PIPELINES = {"float": None, "w8a8": "mse{weights=8 activations=8}", "rvm-react":
 PACKAGES = ("torch", "onnxruntime", "openvino", "ncnn", "apache-tvm")
 MARKERS = ("<!-- bench -->", "<!-- /bench -->")
 OURS = "ours"
+REST = 0.3
+"""Seconds in which an engine's waiting threads go to sleep: OpenMP's spin for up to 0.2 s."""
+
 COLUMNS = ("form", "runner", "threads", "ms a frame", "frames/s", "ours is faster by")
 
 
@@ -162,9 +165,10 @@ def _measure(
         (_, given), make = RUNNERS[name]
         say(f"prepare {name}, {threads} threads")
         works[name] = _work(programs[given], make(programs[given], threads), frame)
+    rest = REST if threads > 1 else 0
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{len(works)} runners in turn, {threads} threads", total=runs)
-        times = time_in_turn(works, runs, lambda done, _: progress.update(task, completed=done))
+        times = time_in_turn(works, runs, lambda done, _: progress.update(task, completed=done), rest)
     for name, values in times.items():
         (form, _), _ = RUNNERS[name]
         yield Row(form, name.partition(",")[0] if name.startswith(OURS) else name, threads, *_summary(values))
