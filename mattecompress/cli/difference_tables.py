@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mattecompress.cli.tables import print_table
-from mattecompress.inspection.difference import STATUSES, Change, Difference
+from mattecompress.inspection.difference import SIGNS, STATUSES, Change, Difference
 
 
 def print_difference(before: str, after: str, difference: Difference, nodes: bool) -> None:
@@ -44,7 +44,6 @@ MEASURES = (
     ("weights KiB", "weight_bits", 1 / 8192),
     ("activations MiB", "activation_bytes", 2**-20),
 )
-SIGNS = {"changed": "~", "replaced": ">", "added": "+", "removed": "-"}
 COLOURS = {"changed": "yellow", "replaced": "cyan", "added": "green", "removed": "red"}
 
 

@@ -20,6 +20,7 @@ from mattecompress.cli.options import (
     require_writable,
     say,
 )
+from mattecompress.cli.recordings import show_recording
 from mattecompress.cli.running import fit_to, load_at
 from mattecompress.cli.transforming import calibration_clips, calibration_options
 
@@ -38,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    program: ProgramPath,
+    program: Annotated[
+        Path, typer.Argument(help="A program, .mcg, or a folder of `opt --record`.", metavar="PROGRAM")
+    ],
     text: Annotated[bool, typer.Option("--text", help="Print the program's text form.")] = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="A table of nodes rather than regions.")] = False,
     where: Annotated[
@@ -66,7 +69,8 @@ def inspect(
     json: Json = False,
     size: Size = None,
 ) -> None:
-    """Show a program: costs by region or node, activations over time, errors, its text, or everything as JSON.
+    """Show a program: costs by region or node, activations over time, errors, its text, or everything as JSON;
+    of a folder that `opt --record` wrote, what each pass did.
 
     mattecompress inspect rvm.mcg
 
@@ -75,6 +79,8 @@ def inspect(
     mattecompress inspect w4a4.mcg --error clip.mp4 --reference rvm.mcg --sort own_sqnr
 
     mattecompress inspect rvm.mcg --html rvm.html
+
+    mattecompress inspect history/ --html history.html
 
     mattecompress inspect rvm.mcg --dot rvm.svg --model-explorer explorer/
 
@@ -90,6 +96,11 @@ def inspect(
     if reference and error is None:
         raise ArgumentError("--reference is what errors are measured against: add --error with a clip")
     select([], where, sort)
+    if program.is_dir():
+        about_one: dict[str, object] = {"text": text, "nodes": nodes, "where": where, "sort": sort}
+        about_one |= {"memory": memory, "error": error, "dot": drawing, "model-explorer": model_explorer}
+        show_recording(program, html, json, {**about_one, "size": size})
+        return
     for file in (drawing, html):
         if file:
             require_writable(file)

@@ -16,6 +16,7 @@ from mattecompress.propagation import program_symbols
 
 Status = Literal["changed", "replaced", "added", "removed"]
 STATUSES: tuple[Status, ...] = ("changed", "replaced", "added", "removed")
+SIGNS = {"kept": "=", "changed": "~", "replaced": ">", "added": "+", "removed": "-"}
 COSTS = ("macs", "binary_macs", "paper_flops", "weight_bits", "activation_bytes")
 
 

@@ -7,24 +7,20 @@ The page loads nothing and needs no server. Its parts are `assets/page.html` (a 
      "rows": [{"path", "cells": [[ID, ...], ...]}], "differences": [as `mattecompress.inspection.difference.Difference`]}
 """
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import networkx
-from jinja2.utils import htmlsafe_json_dumps
 
 from mattecompress.cost import cost
-from mattecompress.files import atomic_path
 from mattecompress.inspection.description import kind_of, short_kind
 from mattecompress.inspection.difference import Difference
 from mattecompress.inspection.exports import NODE_DATA, Rows, sources, values
 from mattecompress.inspection.page_layout import Drawing, lay_out
 from mattecompress.inspection.page_rows import SUMS, Row, align_rows, grow_tree, marks
+from mattecompress.inspection.page_template import render
 from mattecompress.inspection.rows import WORST_SMALL
 from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
@@ -32,23 +28,12 @@ from mattecompress.text import print_node
 
 TEMPLATE = "page.html"
 OVERLAYS = {**NODE_DATA, "activation_bits": "bits of activations"}
-SIGNS = {"kept": "=", "changed": "~", "replaced": ">", "added": "+", "removed": "-"}
-TOTALS = {
-    "parameters": "parameters",
-    "macs": "MACs a frame",
-    "binary_macs": "binary MACs a frame",
-    "paper_gflops": "GFLOPs by the papers' rule",
-    "size_mib": "MiB of weights",
-    "activation_mib": "MiB of activations",
-}
 UNITS = {
     "macs": ("", "MACs"),
     "binary_macs": ("", "binary MACs"),
     "weight_bytes": ("B", "weights"),
     "activation_bytes": ("B", "results"),
 }
-LONGEST = 22
-"""Letters of a name that a box of the drawing has room for."""
 
 
 @dataclass(frozen=True)
@@ -70,36 +55,25 @@ def write_page(path: Path, versions: Sequence[Version], differences: Sequence[Di
     rows = align_rows(programs, differences)
     document = page_document(versions, differences, rows)
     nodes = [{node["name"]: node for node in each["nodes"]} for each in document["programs"]]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mattecompress", "assets"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"short": short, "clipped": _clipped}
-    page = environment.get_template(TEMPLATE).render(
+    render(
+        path,
+        TEMPLATE,
+        document,
         title=" -> ".join(version.label for version in versions),
-        document=document,
-        data=htmlsafe_json_dumps(document, dumps=json.dumps, separators=(",", ":"), allow_nan=False),
         tree=grow_tree(rows, nodes),
         rows=rows,
         nodes=nodes,
         drawings=[_drawing(program, known, rows) for program, known in zip(programs, nodes, strict=True)],
-        signs=SIGNS,
         units={key: UNITS[key] for key in SUMS},
-        totals=TOTALS,
         overlays={field: name for field, name in OVERLAYS.items() if _is_known(field, nodes)},
         worst_small=(*WORST_SMALL, "bits", "activation_bits"),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def page_document(
     versions: Sequence[Version], differences: Sequence[Difference], rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """What the page's script reads; figures that are no numbers are null."""
+    """What the page's script reads."""
     places = [
         {name: place for place, row in enumerate(rows) for name in row.cells[each]}
         for each in range(len(versions))
@@ -138,9 +112,7 @@ def page_document(
         }
         for row in rows
     ]
-    document = {"programs": programs, "rows": cells, "differences": [each.as_json() for each in differences]}
-    finite: dict[str, Any] = _finite(document)
-    return finite
+    return {"programs": programs, "rows": cells, "differences": [each.as_json() for each in differences]}
 
 
 def _plain_row(program: Program, node: Any) -> dict[str, Any]:
@@ -169,26 +141,3 @@ def _drawing(program: Program, known: Mapping[str, Mapping[str, Any]], rows: Seq
 
 def _is_known(field: str, nodes: Sequence[Mapping[str, Mapping[str, Any]]]) -> bool:
     return any(node.get(field) for known in nodes for node in known.values())
-
-
-def _finite(value: Any) -> Any:
-    """Lists for tuples and None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def short(value: float | None, unit: str = "") -> str:
-    """Three digits, a factor and a unit: `1.23 MB`."""
-    if value is None:
-        return ""
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {letter}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
-
-
-def _clipped(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -137,6 +137,21 @@ def test_opt_records(done: Cli, refused: Callable[..., str], tiny_file: str, tmp
     assert "history holds no history" in refused(*words)
 
 
+def test_inspect_shows_a_recording(
+    done: Cli, refused: Callable[..., str], tiny_file: str, tmp_path: Path
+) -> None:
+    done("opt", tiny_file, "-p", "canonicalize,fold-batch-norm", "--record", "history")
+    shown = done("inspect", "history").out
+    assert "tiny: 2 passes" in shown and "as given" in shown and ">1" in shown
+    said = done("inspect", "history", "--html", "history.html", "--json")
+    assert [step["pass"] for step in json.loads(said.out)["steps"]] == ["", "canonicalize", "fold-batch-norm"]
+    assert said.err == "history.html\n"
+    assert (tmp_path / "history.html").read_text().endswith("</html>\n")
+    assert "--error is about one program" in refused("inspect", "history", "--error", "procedural:3")
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no history; make one with" in refused("inspect", "empty", "--html", "page.html")
+
+
 @dataclass(frozen=True)
 class Spoil(Pass):
     """Half everywhere."""

@@ -1,6 +1,9 @@
+from collections.abc import Iterator
+
 import pytest
 
 from mattecompress.program import Program
+from tests.inspection.browser import NAMES, Tab, browse, find_browser
 
 
 def softened(program: Program) -> Program:
@@ -19,3 +22,21 @@ def soft(tiny: Program) -> Program:
 @pytest.fixture(scope="module")
 def soft_open(tiny_open: Program) -> Program:
     return softened(tiny_open)
+
+
+@pytest.fixture(scope="package")
+def shared_tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    browser = find_browser()
+    if browser is None:
+        pytest.skip(f"no browser on PATH: none of {', '.join(NAMES)}")
+    with browse(browser, tmp_path_factory.mktemp("browser")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(shared_tab: Tab) -> Iterator[Tab]:
+    """A tab of a browser; whatever a page complains of fails the test."""
+    shared_tab.complaints.clear()
+    shared_tab.prefer("light")
+    yield shared_tab
+    assert shared_tab.complaints == []

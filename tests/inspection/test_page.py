@@ -1,6 +1,4 @@
 import json
-import shutil
-import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -11,17 +9,18 @@ import pytest
 import torch
 
 from mattecompress.inspection.difference import diff
-from mattecompress.inspection.page import Version, short, write_page
+from mattecompress.inspection.page import Version, write_page
 from mattecompress.inspection.page_rows import align_rows, grow_tree
+from mattecompress.inspection.page_template import short
 from mattecompress.inspection.rows import node_rows
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from tests.inspection.browser import Tab
 
 CLIP = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(2))
 VOID = {"meta", "input", "br", "link", "img"}
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('2')">&amp;{{ 7 * 7 }}"""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="module")
@@ -195,59 +194,23 @@ def test_short_with_a_unit() -> None:
     assert [short(272, "B"), short(2720, "B")] == ["272 B", "2.72 kB"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser on PATH: none of {', '.join(BROWSERS)}")
-    return found
-
-
-REHEARSAL = """
-<script>
-const report = (said) => { document.title = said; };
-addEventListener("error", (event) => report(`error: ${event.message}`));
-const press = (key, target = document.body) =>
-  target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
-try {
-  const chosen = () => [...document.querySelectorAll(".box.chosen")].map((box) => box.dataset.node).join(" ");
-  const said = [chosen()];
-  press("ArrowLeft"); said.push(chosen());
-  press("Escape"); said.push(chosen());
-  press("/"); said.push(document.activeElement.id);
-  search.value = "added quantizer"; search.dispatchEvent(new Event("input"));
-  said.push(document.querySelectorAll(".box.hit").length);
-  press("Enter", search); said.push(document.querySelectorAll(".box.chosen").length > 0);
-  overlay.value = "macs"; overlay.dispatchEvent(new Event("change"));
-  said.push([...document.querySelectorAll(".box")].some((box) => parseFloat(box.style.getPropertyValue("--share")) > 80));
-  if (!document.title.startsWith("error")) report(said.join("|"));
-} catch (error) { report(`error: ${error}`); }
-</script>
-</body>"""
-
-
-def test_works_in_a_browser(browser: str, versions: list[Program], tmp_path: Path) -> None:
+def test_works_in_a_browser(tab: Tab, versions: list[Program], tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    page = written(path, versions[:2])
-    path.write_text(path.read_text().replace("</body>", REHEARSAL))
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command += ["--enable-logging=stderr", "--dump-dom", f"{path.as_uri()}#conv2d"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert errors == []
-    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
-    linked, source, nothing, focused, hits, found, heated = title.replace("&gt;", ">").split("|")
-    before, after = page.document["programs"]
-    nodes = {node["id"]: node for node in (*before["nodes"], *after["nodes"])}
-    (row,) = [row for row in page.document["rows"] if "v1-conv2d" in row["cells"][0]]
-    assert {*linked.split()} == {name for cell in row["cells"] for name in cell}
-    assert source == "v1-src v2-src"
-    assert (nothing, focused, found, heated) == ("", "search", "true", "true")
-    expected = [node for node in nodes.values() if "added" in node["marks"] and "quantizer" in node["name"]]
-    assert int(hits) == len(expected) > 0
+    before, after = written(path, versions[:2]).document["programs"]
+    chosen = "[...document.querySelectorAll('.box.chosen')].map((box) => box.dataset.node)"
+    tab.open(f"{path.as_uri()}#conv2d")
+    assert tab.evaluate(chosen) == ["v1-conv2d", "v1-stem_1", "v2-conv2d_default"]
+    tab.press("ArrowLeft")
+    assert tab.evaluate(chosen) == ["v1-src", "v2-src"]
+    tab.press("Escape")
+    assert tab.evaluate(chosen) == []
+    tab.press("/", *"added quantizer")
+    nodes = (*before["nodes"], *after["nodes"])
+    expected = [node["id"] for node in nodes if "added" in node["marks"] and "quantizer" in node["name"]]
+    hits = "[...document.querySelectorAll('.box.hit')].map((box) => box.dataset.node)"
+    assert tab.evaluate(hits) == expected != []
+    tab.press("Enter")
+    assert tab.evaluate(chosen) == expected[:1]
+    tab.evaluate("overlay.value = 'macs', overlay.dispatchEvent(new Event('change'))")
+    shares = "[...document.querySelectorAll('.box')].map((box) => parseFloat(box.style.getPropertyValue('--share')))"
+    assert max(tab.evaluate(shares)) > 80
