@@ -109,6 +109,8 @@ class FakeQuantize(nn.Module):
         """x_hat, of the shape of `x`; equal to dequantizing `codes(x)`, bit for bit."""
         scale, zero_point = self.affine(x.ndim)
         low, high = self.config.low, self.config.high
+        if not torch.is_grad_enabled():
+            return (x / scale).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(scale)
         result: Tensor = _FakeQuantize.apply(x, scale, zero_point, low, high)  # type: ignore[no-untyped-call]
         return result
 
