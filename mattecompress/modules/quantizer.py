@@ -71,13 +71,13 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
         ratio = x / scale
-        rounded = ratio.round()
-        shifted = rounded + zero_point
-        codes = shifted.clamp(low, high)
-        inside = codes == shifted
+        shifted = ratio.round().add_(zero_point)
+        steps = shifted.clamp(low, high)
+        inside = (steps == shifted).to(x.dtype)
+        steps -= zero_point
         ctx.high, ctx.shape = high, scale.shape
-        ctx.save_for_backward(inside, torch.where(inside, rounded - ratio, codes - zero_point))
-        return (codes - zero_point) * scale
+        ctx.save_for_backward(inside, torch.addcmul(steps, ratio, inside, value=-1))
+        return steps * scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -60,8 +60,8 @@ class _SometimesQuantized(nn.Module):
         quantized: Tensor = self.quantizer(x)
         if not self.training:
             return quantized
-        chosen = torch.rand(x.shape, generator=self.generator) < self.keep
-        return torch.where(chosen, quantized, x)
+        chosen = torch.rand(x.shape, generator=self.generator).lt_(self.keep)
+        return torch.lerp(x, quantized, chosen)
 
 
 class Learner:

@@ -77,8 +77,8 @@ class Samples:
     def _mix(self, rounded: Value, exact: Value) -> Value:
         if not (isinstance(rounded, Tensor) and isinstance(exact, Tensor) and rounded.is_floating_point()):
             return rounded
-        chosen = torch.rand(rounded.shape, generator=self.generator) < self.keep
-        return torch.where(chosen, rounded, exact)
+        chosen = torch.rand(rounded.shape, generator=self.generator).lt_(self.keep)
+        return torch.lerp(exact, rounded, chosen)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
