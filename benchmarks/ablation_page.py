@@ -93,12 +93,12 @@ def table_rows(results: Sequence[Result], about: Mapping[str, str]) -> list[tupl
     return rows
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
     """The mean, and the standard deviation of a sample where there is one."""
     if not values:
         return "diverged"
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def constant_mad(results: Sequence[Result]) -> float:

@@ -1,26 +1,30 @@
 """What post-training quantization costs RVM MobileNetV3: every method in every precision, beside the float network.
 
     python benchmarks/post_training.py --data DATA --checkpoint rvm_mobilenetv3.safetensors
+    python benchmarks/post_training.py ... --size 288x512 --seeds 0 --precisions w4a8 w4a4 --methods qdrop ptq4vm
 
-prints a table and writes post_training.json. The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the
-flow term, `by channel` has GAC's numbers for each channel, and all begin with the `qdrop` program of their precision.
-Clips are those of footage.py. On the test video errors are measured against the float network's alpha; on test
-composites, against the true one. What is done is kept in the folder --work, each block and epoch: the same command
-goes on after a stop.
+The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the flow term, `by channel` has GAC's numbers for
+each channel, and all begin with the `qdrop` program of their precision. Clips are those of footage.py; errors are
+measured against the float network's alpha. Each program is made in a process of its own, for its seconds and its peak
+memory. What is done is kept in the folder --work, each block and epoch: the same command goes on after a stop, and
+docs/post-training.md is written anew from all that the folder holds whenever a row is measured.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import resource
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 import mattecompress as mc
 from mattecompress import container
@@ -32,12 +36,12 @@ from mattecompress.files import atomic_path
 from mattecompress.named_pipelines import Brecq, Mse, NamedPipeline, Ptq4vm, Qdrop, Recipe
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.program import Program
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import footage
+from post_training_page import METRICS, Effort, Row, write_page
 
 MODEL = "rvm-mobilenetv3"
 STARTS = {
@@ -49,17 +53,6 @@ STARTS = {
     "ptq4vm": "qdrop",
 }
 """Each method, and the one whose program it goes on from."""
-METRICS = ("mad", "mse", "grad", "conn", "dtssd")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One program: metrics on the video against the float network, MAD on the composites against the truth."""
-
-    precision: str
-    method: str
-    video: dict[str, float]
-    composites_mad: float
 
 
 def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None, epochs: int | None) -> str:
@@ -78,62 +71,76 @@ def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None
 
 
 class Bench:
-    """Makes and measures programs, each once for the options it depends on."""
+    """Makes and measures the programs of one size and seed, each once."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.work = options, options.work
+    def __init__(self, options: argparse.Namespace, seed: int, pool: Executor) -> None:
+        self.options, self.seed, self.pool = options, seed, pool
         self.network = mc.capture(MODEL, checkpoint=options.checkpoint, size=options.size)
-        self.clips = footage.calibration_clips(options.data, options.size, options.seed)
-        tested = footage.test_clips(options.data, options.size, options.seed)
+        tested = footage.test_clips(options.data, options.size, seed)
         self.composites = [clip for clip in tested if clip.alpha is not None]
         self.video = [clip for clip in tested if clip.alpha is None]
 
-    def row(self, precision: str, method: str) -> Row:
-        """The measured row, from the folder if it is there."""
-        path = self._path(self._text(precision, method)).with_suffix(".json")
+    def row(self, precision: str, method: str) -> Path:
+        """The file of the measured row."""
+        text = self._text(precision, method)
+        path = self._path(text, ".row.json")
         if not path.exists():
-            measured = self._measure(self.program(precision, method), precision, method)
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(asdict(measured), indent=1))
-        return Row(**json.loads(path.read_text()))
+            made = self._make(precision, method)
+            program = container.load(self._path(text, ".mcg"))
+            video, composites = (
+                evaluate(program, program.run, clips, self.network).metrics
+                for clips in (self.video, self.composites)
+            )
+            scores = {name: video[name] for name in METRICS}
+            row = Row(
+                self.options.size, self.seed, precision, method, scores, composites["mad"], **asdict(made)
+            )
+            write_json(path, asdict(row))
+        return path
 
-    def float_row(self) -> Row:
-        """The float network itself."""
-        return self._measure(self.network, "float", "")
-
-    def program(self, precision: str, method: str) -> Program:
-        """The program that a method makes, from the folder if it is there."""
+    def _make(self, precision: str, method: str) -> Effort:
+        """Make the program of a method, after those that it goes on from, where they are missing; what all took."""
         text, start = self._text(precision, method), STARTS[method]
-        path = self._path(text)
+        before = self._make(precision, start) if start else Effort(0, 0)
+        path = self._path(text, ".effort.json")
         if not path.exists():
-            given = self.program(precision, start) if start else self.network
             rest = text.removeprefix(f"{self._text(precision, start)},") if start else text
-            say(f"{precision} {method}: {rest}")
-            container.save(parse_pipeline(rest).run(given, self._context()), path)
-        return container.load(path)
-
-    def _measure(self, program: Program, precision: str, method: str) -> Row:
-        video = evaluate(program, program.run, self.video, self.network).metrics
-        composites = evaluate(program, program.run, self.composites).metrics["mad"]
-        return Row(precision, method, {name: video[name] for name in METRICS}, composites)
+            say(f"seed {self.seed}, {precision} {method}: {rest}")
+            source = self._path(self._text(precision, start), ".mcg") if start else None
+            target = self._path(text, ".mcg")
+            effort = self.pool.submit(make_program, self.options, self.seed, rest, source, target).result()
+            write_json(path, asdict(effort))
+        own = Effort(**json.loads(path.read_text()))
+        return Effort(before.seconds + own.seconds, max(before.peak_mib, own.peak_mib))
 
     def _text(self, precision: str, method: str) -> str:
         options = self.options
         return pipeline(method, precision, options.recipe, options.iterations, options.epochs)
 
-    def _context(self) -> Context:
-        return Context(
-            clips=[clip.frames for clip in self.clips],
-            alphas=[clip.alpha for clip in self.clips] if self.options.target == "truth" else [],
-            teacher=self.network,
-            seed=self.options.seed,
-            folder=self.work,
-        )
-
-    def _path(self, text: str) -> Path:
+    def _path(self, text: str, suffix: str) -> Path:
         options = self.options
-        about = [text, options.size, options.seed, options.target, str(options.checkpoint)]
-        return Path(self.work) / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}.mcg"
+        about = [text, options.size, self.seed, options.target, options.checkpoint.name]
+        return Path(options.work) / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}{suffix}"
+
+
+def make_program(
+    options: argparse.Namespace, seed: int, text: str, source: Path | None, target: Path
+) -> Effort:
+    """Save what passes make of a program, or of the network; seconds of the processor, from the last start on."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    network = mc.capture(MODEL, checkpoint=options.checkpoint, size=options.size)
+    clips = footage.calibration_clips(options.data, options.size, seed)
+    context = Context(
+        clips=[clip.frames for clip in clips],
+        alphas=[clip.alpha for clip in clips] if options.target == "truth" else [],
+        teacher=network,
+        seed=seed,
+        folder=options.work,
+    )
+    container.save(parse_pipeline(text).run(container.load(source) if source else network, context), target)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Effort(time.process_time() - start, peak)
 
 
 def main() -> None:
@@ -141,16 +148,29 @@ def main() -> None:
     try:
         options = _parse_options()
         torch.set_num_threads(1)
-        bench = Bench(options)
-        rows = [bench.float_row()]
-        for precision in options.precisions:
-            for method in options.methods:
-                rows.append(bench.row(precision, method))
-                _write(options, rows)
-        print_table(options, rows)
+        options.work.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            for seed in options.seeds:
+                bench = Bench(options, seed, pool)
+                for precision in options.precisions:
+                    for method in options.methods:
+                        bench.row(precision, method)
+                        write_page(options.output, read_rows(options.work))
     except UserError as error:
         say(f"post_training: {error}")
         sys.exit(2)
+
+
+def read_rows(work: Path) -> list[Row]:
+    """All that a folder holds."""
+    documents = [json.loads(path.read_text()) for path in sorted(work.glob("*.row.json"))]
+    return [Row(**{**document, "size": tuple(document["size"])}) for document in documents]
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _parse_options() -> argparse.Namespace:
@@ -159,9 +179,7 @@ def _parse_options() -> argparse.Namespace:
     )
     data = os.environ.get("MATTECOMPRESS_DATA", ROOT.parent / "shared" / "data")
     parser.add_argument("--data", type=Path, default=Path(data), help="the folder that footage.py describes")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="weights of RVM MobileNetV3; default: the shipped ones"
-    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of RVM MobileNetV3")
     parser.add_argument("--size", type=parse_size, default=(144, 256), metavar="HxW", help="default: 144x256")
     parser.add_argument("--precisions", nargs="+", default=["w8a8", "w4a8", "w4a4"], metavar="wNaM")
     parser.add_argument("--methods", nargs="+", choices=STARTS, default=list(STARTS), help="default: all")
@@ -171,47 +189,17 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--target", choices=("float", "truth"), default="float", help="composites' alpha to learn from"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
         "--work", type=Path, default=Path("post_training_work"), help="what is done is kept here"
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).with_suffix(".json"), help="the JSON file"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "post-training.md", help="the page")
     return parser.parse_args()
 
 
 def say(message: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"{message}\n")
-
-
-def _write(options: argparse.Namespace, rows: Sequence[Row]) -> None:
-    settings = {
-        name: value if isinstance(value, int | list | tuple) else str(value)
-        for name, value in vars(options).items()
-    }
-    document = {"model": MODEL, "settings": settings, "rows": list(map(asdict, rows))}
-    with atomic_path(options.output) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def print_table(options: argparse.Namespace, rows: Sequence[Row]) -> None:
-    """The table, on standard output."""
-    height, width = options.size
-    table = Table(
-        title=f"{MODEL} at {height}x{width}, {options.recipe} recipe",
-        title_justify="left",
-        header_style="bold",
-    )
-    for name in ("precision", "method"):
-        table.add_column(name)
-    for name in (*METRICS, "composites' mad"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        numbers = [f"{row.video[name]:.3f}" for name in METRICS]
-        table.add_row(row.precision, row.method, *numbers, f"{row.composites_mad:.1f}")
-    Console().print(table)
 
 
 if __name__ == "__main__":
