@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mattecompress.backends import load_backend
 from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Program
@@ -47,8 +49,8 @@ class FrameReport:
         return asdict(self)
 
 
-def count_frame(program: Program, target: str) -> FrameReport:
-    """Build a program for a target and count what one frame of noise takes there.
+def count_frame(program: Program, target: str, frames: Tensor | None = None) -> FrameReport:
+    """Build a program for a target and count what a frame takes there: the second of two (2,3,H,W), or of noise.
 
     Raises:
         TargetError, LinkError, ResolutionError, UnsupportedError, MissingExtraError
@@ -68,5 +70,5 @@ def count_frame(program: Program, target: str) -> FrameReport:
 
     with tempfile.TemporaryDirectory() as folder:
         built = Freestanding.of(lower(program), target).link(Path(folder), symbols=True)
-        total, costs = count(built)
+        total, costs = count(built, None if frames is None else frames.numpy())
     return FrameReport(target, built.plan.arena_bytes, total, tuple(map(report, costs)))

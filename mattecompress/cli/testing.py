@@ -11,6 +11,8 @@ from mattecompress.cli.running import fit_to, load_at
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from mattecompress.program import Program
 
 ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
@@ -22,11 +24,24 @@ def register(app: typer.Typer) -> None:
     app.command()(bench)
 
 
-def count(program: "Program", target: str, json: bool) -> None:
+def two_frames(program: "Program", source: str) -> "Tensor":
+    """The first two frames of what a program is to be measured on, (2,3,H,W); of a picture, the picture twice.
+
+    Raises:
+        UserError: the program takes no frames.
+    """
+    from mattecompress.data.sources import frame_node, frame_size, load_clips
+
+    frame_node(program)
+    clip = next(iter(load_clips(source, frame_size(program), 1, 2)))
+    return clip.frames[[0, -1]]
+
+
+def count(program: "Program", target: str, source: str | None, json: bool) -> None:
     """Print the instructions that a frame takes on a target, by kernel."""
     from mattecompress.emulation import count_frame
 
-    cost = count_frame(program, target)
+    cost = count_frame(program, target, two_frames(program, source) if source else None)
     if json:
         print_json(cost.as_json())
     else:
@@ -116,18 +131,24 @@ def bench(
         str | None, typer.Option(help="With --rpc: a tracker listens there and lends devices of this key.")
     ] = None,
     target: Annotated[str, typer.Option(help="With --rpc: what processor the device has.")] = "host",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input", help="A video, a picture or procedural[:SEED] to take a frame from; default: noise."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Time the compiled program on this machine beside a peer, run in turn; or on a device; or count instructions.
 
     mattecompress bench w8a8.mcg --against onnxruntime --reference rvm.mcg --threads 1 --json
 
-    mattecompress bench w8a8.mcg --emulate cortex-a76
+    mattecompress bench bivm.mcg --emulate cortex-a76 --input clip.mp4
 
     mattecompress bench w8a8.mcg --rpc 192.168.0.7:9090 --target cortex-a76 --reference rvm.mcg
     """
     if emulate is not None:
-        count(load_at(program, size), emulate, json)
+        count(load_at(program, size), emulate, source, json)
         return
     if remote is not None:
         paths = [program, *([reference] if reference else [])]
@@ -151,7 +172,8 @@ def bench(
         Stream(ours, compile_program(ours, "tvm", threads=threads).over_clips()),
         Stream(peer, compile_program(peer, peers[against], threads=threads, exact=False).over_clips()),
     ]
-    frame = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    frame = two_frames(ours, source)[1:] if source else noise
     result = compare(lambda: streams[0](frame), lambda: streams[1](frame), against, threads, runs)
     if json:
         print_json(result.as_json())

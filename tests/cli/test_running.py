@@ -101,6 +101,12 @@ def test_bench_emulated(done: Cli, tiny_file: str) -> None:
     assert f"{document['instructions'] / 1e9:.4f} G instructions a frame" in shown
 
 
+@pytest.mark.needs("qemu-aarch64")
+def test_bench_emulated_on_a_clip(done: Cli, tiny_file: str) -> None:
+    words = ("bench", tiny_file, "--emulate", "cortex-a76", "--input", "procedural:3", "--json")
+    assert json.loads(done(*words).out)["instructions"] > 0
+
+
 def test_bench_with_threads(done: Cli, tiny_file: str) -> None:
     words = ("--against", "torch", "--runs", 2, "--threads", 2, "--json")
     assert json.loads(done("bench", tiny_file, *words).out)["threads"] == 2

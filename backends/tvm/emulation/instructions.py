@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,8 +53,12 @@ class _Symbol:
     loop: Loop
 
 
-def count(program: ExecutableArtifact) -> tuple[int, tuple[KernelCost, ...]]:
+def count(
+    program: ExecutableArtifact, frames: np.ndarray[Any, Any] | None = None
+) -> tuple[int, tuple[KernelCost, ...]]:
     """Instructions of a frame, and those of each kernel, most first, for a program linked with its symbols.
+
+    frames: the two frames (2,3,H,W), float32, of a program that takes clips; None makes noise of them.
 
     What no kernel accounts for is the driver's: reading the frame, copying states, writing the matte. The frame is
     the second of two, so that nothing is counted that happens once.
@@ -67,7 +72,7 @@ def count(program: ExecutableArtifact) -> tuple[int, tuple[KernelCost, ...]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plugin = build_plugin(program.emulator()[0], folder)
-        one, two = (_run(program, plugin, folder, frames) for frames in (1, 2))
+        one, two = (_run(program, plugin, folder, number, frames) for number in (1, 2))
     frame = Counter({name: symbol.instructions for name, symbol in two.items()})
     frame.subtract({name: symbol.instructions for name, symbol in one.items()})
     costs = [
@@ -103,15 +108,24 @@ def build_plugin(emulator: str, folder: Path) -> Path:
     return plugin
 
 
-def _run(program: ExecutableArtifact, plugin: Path, folder: Path, frames: int) -> dict[str, _Symbol]:
+def _run(
+    program: ExecutableArtifact,
+    plugin: Path,
+    folder: Path,
+    number: int,
+    frames: np.ndarray[Any, Any] | None,
+) -> dict[str, _Symbol]:
     log, result = folder / "log", folder / "result.f32"
     ports = find_ports(program.plan)
     specs = program.plan.inputs if ports is None else [program.plan.inputs[ports.frame]]
     source = folder / ("inputs" if ports is None else "frames.f32")
-    generator = np.random.default_rng(0)
-    source.write_bytes(
-        b"".join(_noise(spec.bytes, spec.dtype, generator) for _ in range(frames) for spec in specs)
-    )
+    if frames is None or ports is None:
+        generator = np.random.default_rng(0)
+        source.write_bytes(
+            b"".join(_noise(spec.bytes, spec.dtype, generator) for _ in range(number) for spec in specs)
+        )
+    else:
+        source.write_bytes(np.ascontiguousarray(frames[:number], "<f4").tobytes())
     emulator, *options = program.emulator()
     command = [emulator, "-plugin", str(plugin), "-d", "plugin", "-D", str(log), *options, str(program.path)]
     words = ["--tensors"] if ports is None else []
