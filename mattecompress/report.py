@@ -2,9 +2,10 @@
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import torch
@@ -19,6 +20,7 @@ from mattecompress.files import atomic_path
 TEMPLATE = "report.html"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626")
 TINT, OPACITY = "#f59e0b", 0.5
+BINS = 24
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class VariantReport:
 
     alpha: (T,1,H,W) and composite: (T,3,H,W), both in 0..1. errors: mean absolute error of each frame, x 1e3.
     facts: label and value pairs, one row of the table each. mask: where it looks closely, (T,1,h,w) of zeros and ones.
+    regions: signal to noise ratios by region, in dB; None where there is no error. numbers: to draw as histograms, by
+    what they are.
     """
 
     name: str
@@ -35,6 +39,8 @@ class VariantReport:
     errors: Sequence[float]
     facts: Sequence[tuple[str, str]]
     mask: Tensor | None = None
+    regions: Mapping[str, float | None] = field(default_factory=dict)
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def write_report(
@@ -46,7 +52,7 @@ def write_report(
     variants: Sequence[VariantReport],
     notes: Sequence[str] = (),
 ) -> None:
-    """Write the page: a table, notes on it, pictures of three frames, and the error over time.
+    """Write the page: a table, notes on it, pictures of three frames, the error over time, and what variants have more.
 
     frames: (T,3,H,W). truth: (T,1,H,W), what errors are measured against, called `truth_name`.
     """
@@ -81,6 +87,13 @@ def write_report(
         curves=curves(variants),
         ceiling=f"{_ceiling(variants):.1f}",
         last=len(frames) - 1,
+        regions=region_rows(variants),
+        histograms=[
+            histogram(variant.name, name, values)
+            for variant in variants
+            for name, values in variant.numbers.items()
+            if values
+        ],
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page)
@@ -121,6 +134,55 @@ def curves(variants: Sequence[VariantReport]) -> list[dict[str, str]]:
         )
         drawn.append({"name": variant.name, "colour": colour, "points": points})
     return drawn
+
+
+def region_rows(variants: Sequence[VariantReport]) -> list[dict[str, Any]]:
+    """Each region and, of each variant that has it, its ratio in dB and the width of a bar, in percent."""
+    top = max((ratio for variant in variants for ratio in variant.regions.values() if ratio), default=1.0)
+    names = dict.fromkeys(name for variant in variants for name in variant.regions)
+    measured = [
+        (variant, colour) for variant, colour in zip(variants, COLOURS, strict=False) if variant.regions
+    ]
+    return [
+        {
+            "name": name,
+            "bars": [
+                {
+                    "variant": variant.name,
+                    "colour": colour,
+                    "ratio": variant.regions.get(name),
+                    "width": f"{90 * max(0.0, variant.regions.get(name) or 0.0) / top:.1f}",
+                }
+                for variant, colour in measured
+            ],
+        }
+        for name in names
+    ]
+
+
+def histogram(variant: str, name: str, values: Sequence[float]) -> dict[str, Any]:
+    """How often values lie where: bars in a 100 x 40 field, between the smallest and the largest value."""
+    low, high = min(values), max(values)
+    counts = torch.histc(torch.tensor(values), BINS, low, high).tolist()
+    width = 100 / BINS
+    bars = [
+        {
+            "x": f"{place * width:.2f}",
+            "y": f"{40 - 40 * count / max(counts):.2f}",
+            "height": f"{40 * count / max(counts):.2f}",
+        }
+        for place, count in enumerate(counts)
+    ]
+    return {
+        "variant": variant,
+        "name": name,
+        "low": f"{low:.4g}",
+        "high": f"{high:.4g}",
+        "mean": f"{sum(values) / len(values):.4g}",
+        "count": len(values),
+        "width": f"{0.9 * width:.2f}",
+        "bars": bars,
+    }
 
 
 def _ceiling(variants: Sequence[VariantReport]) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mattecompress.cli import inspecting, listing, making, running, scanning, testing, transforming
+from mattecompress.cli import inspecting, listing, making, reporting, running, scanning, testing, transforming
 from mattecompress.errors import InternalError, UserError
 
 _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (transforming, inspecting, running, testing, scanning, making, listing):
+for family in (transforming, inspecting, running, testing, scanning, reporting, making, listing):
     family.register(app)
 
 

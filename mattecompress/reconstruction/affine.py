@@ -52,11 +52,12 @@ def quantizer_of(program: Program, call: fx.Node) -> FakeQuantize:
 
 
 def _is_absorbing(node: fx.Node) -> bool:
-    bias = _bias(node)
+    bias = bias_of(node)
     return node.target is conv2d and (bias is None or bias.op == "get_attr")
 
 
-def _bias(node: fx.Node) -> fx.Node | None:
+def bias_of(node: fx.Node) -> fx.Node | None:
+    """What holds a convolution's bias, if it has one."""
     bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     return bias if isinstance(bias, fx.Node) else None
 
@@ -104,7 +105,7 @@ def absorb(program: Program, layer: Layer, gamma: Tensor, beta: Tensor, apply_to
 
 
 def _shift_output(program: Program, layer: Layer, reader: fx.Node, gamma: Tensor, beta: Tensor) -> None:
-    bias = _bias(reader)
+    bias = bias_of(reader)
     outputs = len(program.tensor(layer.call.all_input_nodes[0]))
     old = torch.zeros(outputs) if bias is None else program.tensor(bias).detach()
     new = program.constant(_free(program, f"{layer.path}.bias"), nn.Parameter(gamma * old + beta))

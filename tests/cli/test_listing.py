@@ -20,8 +20,8 @@ COMMAND = [sys.executable, "-m", "mattecompress"]
 
 def test_verbs() -> None:
     listed = (
-        "bench bisect build capture compose demo diff doctor eval inspect models opt passes pipelines recipes run scan "
-        "targets train"
+        "bench bisect build capture compose demo diff doctor eval inspect models opt passes pipelines recipes report run "
+        "scan targets train"
     )
     assert " ".join(VERBS) == listed
 
