@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mattecompress.inspection.alignment import align
+from mattecompress.inspection.difference import diff
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
@@ -49,6 +50,7 @@ def test_names_do_not_matter(tiny: Program, seed: int) -> None:
 def test_names_do_not_matter_in_a_large_network(rvm: Program) -> None:
     copy, names = renamed(rvm, 3)
     assert operations(align(rvm, copy).kept, rvm) == names
+    assert diff(rvm, copy).is_empty
 
 
 def test_a_retrained_and_renamed_copy_is_kept(rvm: Program) -> None:

@@ -9,6 +9,7 @@ import torch
 from mattecompress import api
 from mattecompress.inspection.description import short_kind
 from mattecompress.inspection.difference import Difference, diff, distance
+from mattecompress.named_pipelines import PIPELINES
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
@@ -17,7 +18,7 @@ from mattecompress.program import Program
 def run(pipeline: str, program: Program) -> Program:
     height, width = program.facts(program.inputs[0]).shape[2:]
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else (64, 96)
-    clip = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    clip = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     return parse_pipeline(pipeline).run(program, Context(clips=[clip]))
 
 
@@ -36,8 +37,12 @@ def summary(difference: Difference) -> str:
     return "\n".join([*lines, ""])
 
 
-QUICK = ("mse", "rvm-react", "set-resolution{height=64 width=96}")
+QUICK = ("mse", "rvm-react", "set-resolution{height=64 width=96}", "lower")
 SLOW = (
+    "mse,lower",
+    "brecq{iterations=1}",
+    "qdrop{iterations=1}",
+    "ptq4vm{iterations=1 epochs=1}",
     "rvm-bnn",
     "rvm-dorefa",
     "rvm-recu",
@@ -46,10 +51,21 @@ SLOW = (
     "rvm-react,lower",
     "bivm,lower",
 )
+"""Of what is learned, the golden has where and in how many bytes; the numbers would depend on how floats are summed."""
+ROUTED = ("sdpa", "mematte", "tome", "dynamicvit", "evit")
 
 
 def label(pipeline: str) -> str:
     return re.sub(r"{.*}", "", pipeline).replace(",", "-")
+
+
+def test_each_named_pipeline_has_a_golden() -> None:
+    kept = {
+        name
+        for pipeline in (*QUICK, *SLOW, *ROUTED)
+        for name in re.findall(r"[\w-]+", re.sub(r"{.*}", "", pipeline))
+    }
+    assert kept >= PIPELINES.keys()
 
 
 def check(golden: Callable[[str], None], rvm_open: Program, rvm: Program, pipeline: str) -> None:
@@ -68,6 +84,21 @@ def test_golden_of_the_others(
     golden: Callable[[str], None], rvm_open: Program, rvm: Program, pipeline: str
 ) -> None:
     check(golden, rvm_open, rvm, pipeline)
+
+
+@pytest.mark.parametrize("pipeline", ROUTED)
+def test_golden_of_vitmatte(golden: Callable[[str], None], pipeline: str) -> None:
+    pytest.importorskip("transformers")
+    from tests.models.vit import tiny_program
+
+    before = tiny_program()
+    golden(summary(diff(before, parse_pipeline(pipeline).run(before))))
+
+
+@pytest.mark.parametrize("pipeline", ROUTED)
+def test_a_network_without_attention_stays_as_it_is(rvm: Program, pipeline: str) -> None:
+    found = diff(rvm, run(pipeline, rvm))
+    assert found.is_empty and len(found.passes) == 1
 
 
 def test_a_copy_differs_in_nothing(rvm: Program) -> None:
