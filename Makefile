@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow fuzz lint bench docs clean
 
 demo: .venv/.installed
 	$(BIN)/mattecompress demo -o demo
@@ -12,6 +12,9 @@ test: .venv/.installed
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -q -m slow
+
+fuzz: .venv/.installed
+	$(BIN)/pytest -q tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ rounded to nearest. Greys survive exactly, other colours within 2 of 255. Read: 
 and limited range, which is what the absence of `XCOLORRANGE=FULL` means.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -136,10 +137,10 @@ def _next_frame(path: Path, file: BinaryIO, header: Header, number: int) -> byte
     line = file.readline(LONGEST_HEADER)
     if not line:
         return None
-    data = file.read(header.bytes_per_frame)
-    if not line.startswith(b"FRAME") or len(data) < header.bytes_per_frame:
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if not line.startswith(b"FRAME") or left < header.bytes_per_frame:
         raise MediaError(f"{path}: damaged or cut off in frame {number}")
-    return data
+    return file.read(header.bytes_per_frame)
 
 
 def _to_ycbcr(picture: Tensor) -> Tensor:

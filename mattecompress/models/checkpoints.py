@@ -199,6 +199,9 @@ def _unwrap(value: Any, path: Path) -> dict[str, Tensor]:
         or not all(isinstance(item, Tensor) for item in value.values())
     ):
         raise CheckpointError(f"{path}: is not a table of named tensors; save `model.state_dict()`")
+    for key, item in value.items():
+        if item.numel() * item.itemsize > item.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: '{key}' is larger than what the file stores of it; copy it again")
     return {str(key).removeprefix("module."): item for key, item in value.items()}
 
 

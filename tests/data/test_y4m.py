@@ -68,6 +68,8 @@ def test_limited_range_and_repeated_chroma_are_read(tmp_path):
         (b"YUV4MPEG2 W0 H4\n", "the size 4x0"),
         (b"YUV4MPEG2 W2 H2 Cmono\n", "holds no frames"),
         (b"YUV4MPEG2 W2 H2 Cmono\nFRAME\n\0\0\0\0FRAME\n\0", "cut off in frame 1"),
+        (b"YUV4MPEG2 W1000000000000 H1000000 Cmono\nFRAME\n\0", "cut off in frame 0"),
+        (b"YUV4MPEG2 W30000000000 H1 Cmono\nFRAME\n\0", "cut off in frame 0"),
         (b"YUV4MPEG2 W2 H2 Cmono\nPICTURE\n\0\0\0\0", "damaged or cut off in frame 0"),
     ],
 )

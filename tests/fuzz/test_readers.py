@@ -1,7 +1,9 @@
 """Whatever is read from outside is read, or refused in one clear line: no traceback, no unbounded memory."""
 
+import dataclasses
 import io
 import json
+import re
 import resource
 import zipfile
 from collections.abc import Callable
@@ -11,35 +13,40 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, currently_in_test_context, event, given, settings
 from hypothesis import strategies as st
 
 from mattecompress import container
 from mattecompress.cost import cost
 from mattecompress.errors import InternalError, UserError
 from mattecompress.models.checkpoints import CheckpointError, read_checkpoint
-from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.named_pipelines import PIPELINES
+from mattecompress.passes import PASSES
+from mattecompress.pipeline_text import load_pass, parse_pipeline
 from mattecompress.program import Program
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from mattecompress.verify import VerifyError, verify
+from tests.fuzz.limits import limited
 from tests.fuzz.mutations import HOSTILE, archive, damaged, spoilt
 
-quick = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+fuzzed = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 MIB = 2**20
 
 
 def refused_or(read: Callable[[], Any]) -> Any:
-    """What is read; None where it is refused in one line."""
+    """What is read, within the limits; None where it is refused."""
     try:
-        return read()
+        with limited():
+            found = read()
     except UserError as error:
         assert str(error).strip()
+        event(f"refused: {type(error).__name__}") if currently_in_test_context() else None
         return None
+    event("read") if currently_in_test_context() else None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,7 @@ def members(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         return {name: file.read(name) for name in file.namelist()}
 
 
-@quick
+@fuzzed
 @given(st.data())
 def test_the_text_of_a_program(tiny: Program, lowered: Program, data: st.DataObject) -> None:
     program = data.draw(st.sampled_from([tiny, lowered]))
@@ -82,15 +89,36 @@ WORDS = (
 )  # fmt: skip
 
 
-@quick
-@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WORDS), max_size=12).map("".join)))
+VALUES = (
+    "1", "4", "8", "true", "none", "[]", "[a.*:w4a8,b]", "[a:w99]", "[[", "'", "x", "-1", "1e999", "nan", "9" * 5000,
+)  # fmt: skip
+
+
+@st.composite
+def options(draw: st.DrawFn) -> str:
+    """A pass or a named pipeline with some of its own options, well spelled or not."""
+    name = draw(st.sampled_from([*PASSES, *PIPELINES]))
+    fields = dataclasses.fields(PIPELINES[name] if name in PIPELINES else load_pass(name))
+    keys = [field.name.replace("_", "-") for field in fields] or ["none"]
+    given = draw(st.dictionaries(st.sampled_from(keys), st.sampled_from(VALUES), max_size=3))
+    return f"{name}{{{' '.join(f'{key}={value}' for key, value in given.items())}}}"
+
+
+@fuzzed
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.lists(st.sampled_from(WORDS), max_size=12).map("".join),
+        st.lists(options(), min_size=1, max_size=3).map(",".join),
+    )
+)
 def test_the_text_of_a_pipeline(text: str) -> None:
     pipeline = refused_or(lambda: parse_pipeline(text))
     if pipeline is not None:
         assert str(parse_pipeline(str(pipeline))) == str(pipeline)
 
 
-@quick
+@fuzzed
 @given(st.data())
 def test_a_program_file_with_damaged_text(
     members: dict[str, bytes], tmp_path: Path, data: st.DataObject
@@ -106,7 +134,7 @@ def test_a_program_file_with_damaged_text(
         assert container.load(path) == program
 
 
-@quick
+@fuzzed
 @given(st.data())
 def test_a_program_file_with_spoilt_bytes(
     members: dict[str, bytes], tmp_path: Path, data: st.DataObject
@@ -207,9 +235,40 @@ def test_a_checkpoint_that_is_a_bomb_is_not_unfolded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@quick
+@fuzzed
 @given(st.data())
 def test_a_spoilt_checkpoint(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
     path = tmp_path / f"spoilt{suffix}"
     path.write_bytes(data.draw(spoilt(checkpoint(suffix))))
     refused_or(lambda: read_checkpoint(path))
+
+
+@fuzzed
+@given(st.data())
+def test_a_checkpoint_with_a_spoilt_pickle(tmp_path: Path, data: st.DataObject) -> None:
+    with zipfile.ZipFile(io.BytesIO(checkpoint(".pth"))) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    (pickled,) = (name for name in members if name.endswith("data.pkl"))
+    path = tmp_path / "spoilt.pth"
+    path.write_bytes(archive({**members, pickled: data.draw(spoilt(members[pickled]))}))
+    refused_or(lambda: read_checkpoint(path))
+
+
+@fuzzed
+@given(st.data())
+def test_a_checkpoint_with_a_damaged_header(tmp_path: Path, data: st.DataObject) -> None:
+    raw = checkpoint(".safetensors")
+    size = int.from_bytes(raw[:8], "little")
+    spaced = re.sub(r"([][{},:])", r" \1 ", raw[8 : 8 + size].decode())
+    head = data.draw(damaged(spaced)).encode(errors="replace")
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + raw[8 + size :])
+    refused_or(lambda: read_checkpoint(path))
+
+
+def test_a_tensor_that_repeats_itself_is_not_unfolded(tmp_path: Path) -> None:
+    path = tmp_path / "repeated.pth"
+    torch.save({"x": torch.zeros(1, dtype=torch.half).expand(2**40)}, path)
+    assert path.stat().st_size < MIB
+    with pytest.raises(CheckpointError, match="'x' is larger than what the file stores of it"), limited():
+        read_checkpoint(path)
