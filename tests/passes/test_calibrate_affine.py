@@ -1,8 +1,3 @@
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mattecompress import container
 from mattecompress.calibration import CalibrationError
 from mattecompress.errors import UserError
 from mattecompress.modules.quantizer import FakeQuantize
@@ -26,6 +20,7 @@ from mattecompress.reconstruction.affine import absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import CheckpointError
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
+from tests.processes import resumed_and_whole
 from tests.reconstruction.nets import FedBack, MobileNetV2, TwoInputs, captured, clips_for
 
 PREPARE = "canonicalize,fold-batch-norm,partition-blocks,quantize{weights=3 activations=6 first=none}"
@@ -229,22 +224,7 @@ container.save(step(container.load(given), Context(clips=clips, alphas=alphas, f
 @pytest.mark.slow
 def test_survives_kill_9(quantized: Program, tmp_path: Path) -> None:
     """Killed as soon as there is a checkpoint, in the middle of some later epoch."""
-    container.save(quantized, tmp_path / "given.mcg")
-
-    def start(out: str, folder: str) -> "subprocess.Popen[bytes]":
-        paths = [str(tmp_path / name) for name in ("given.mcg", out, folder)]
-        return subprocess.Popen([sys.executable, "-c", KILLED, *paths])
-
-    process = start("none.mcg", "killed")
-    until = time.monotonic() + 120
-    while not list((tmp_path / "killed").rglob("epochs.safetensors")):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "none.mcg").exists()
-    assert start("resumed.mcg", "killed").wait() == 0 and start("whole.mcg", "fresh").wait() == 0
-    assert same(container.load(tmp_path / "resumed.mcg"), container.load(tmp_path / "whole.mcg"))
+    assert same(*resumed_and_whole(KILLED, quantized, "**/epochs.safetensors", tmp_path))
 
 
 def same(one: Program, other: Program) -> bool:

@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +18,7 @@ from mattecompress.training.loop import origin, train
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
 from mattecompress.training.state import TrainingError
 from tests.data.datasets.folders import backgrounds, videomatte
+from tests.processes import kill_at, start, train_together
 
 HIGH = HighPass(1, 128, 128, 0.5)
 TINY = Recipe(
@@ -61,15 +57,7 @@ def test_goes_on_after_kill(whole_run, tmp_path: Path) -> None:
         "from mattecompress.training.loop import train; "
         f"train(TINY, Path({str(tmp_path)!r}), seed=3, save_every=1, held_out=FEW, quiet=True)"
     )
-    root = Path(__file__).resolve().parents[2]
-    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=root, env=env)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list(tmp_path.glob("checkpoint-*")), "the run was killed before its first checkpoint"
+    kill_at("checkpoint-*", tmp_path, start("-c", script))
     resumed = train(TINY, tmp_path, seed=3, held_out=FEW, quiet=True)
     assert resumed.losses == whole_run.losses
 
@@ -173,26 +161,15 @@ def test_divergence_stops_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_of_torchrun_train_one_network(tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import os, sys, torch\n"
+    code = (
+        "import os\n"
         "from pathlib import Path\n"
         "from tests.training.test_loop import TINY, FEW\n"
         "from mattecompress.training.loop import train\n"
-        "torch.set_num_threads(1)\n"
         f"record = train(TINY, Path({str(tmp_path / 'out')!r}), seed=3, device='cpu', held_out=FEW, quiet=True)\n"
         f"Path({str(tmp_path)!r}, f'losses-{{os.environ[\"RANK\"]}}').write_text(str(record.losses))\n"
     )
-    root = Path(__file__).resolve().parents[2]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-    ]
-    subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True, timeout=300)
+    train_together(code, tmp_path)
     assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
     assert (tmp_path / "losses-0").read_text() != (tmp_path / "losses-1").read_text()
     assert build_model("rvm-mobilenetv3", tmp_path / "out" / "weights.safetensors")

@@ -1,11 +1,6 @@
 """A one-bit student that mimics its float twin in the training loop."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +19,7 @@ from mattecompress.training.objective import clip_loss, crossing_factors
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage
 from mattecompress.training.state import TrainingError, save_weights
 from mattecompress.training.world import World
+from tests.processes import kill_at, start, train_together
 
 RATES = Rates(1e-4, 2e-4, 2e-4)
 FIRST = Stage(2, 2, 2, 64, 64, RATES, bfloat16=False, mimicking=1e-4, evolution=1e-4)
@@ -36,7 +32,6 @@ TINY = Recipe(
     coarse=0.25,
 )
 FEW = HeldOut(clips=1, frames=2, height=64, width=64)
-ROOT = Path(__file__).resolve().parents[2]
 ALONE = World(0, 1, "cpu")
 
 
@@ -69,14 +64,7 @@ def test_goes_on_after_kill(whole_run, teacher: Path, tmp_path: Path) -> None:
         f"train(TINY, Path({str(tmp_path)!r}), seed=3, teacher=Path({str(teacher)!r}), save_every=1, "
         "held_out=FEW, quiet=True)"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list(tmp_path.glob("checkpoint-*")), "the run was killed before its first checkpoint"
+    kill_at("checkpoint-*", tmp_path, start("-c", script))
     resumed = train(TINY, tmp_path, seed=3, teacher=teacher, held_out=FEW, quiet=True)
     assert resumed.losses == whole_run.losses
 
@@ -201,24 +189,13 @@ def test_a_few_dozen_steps_lower_the_loss(teacher: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_of_torchrun_train_one_network(teacher: Path, tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import torch\n"
+    code = (
         "from pathlib import Path\n"
         "from tests.training.test_mimicking import TINY, FEW\n"
         "from mattecompress.training.loop import train\n"
-        "torch.set_num_threads(1)\n"
         f"train(TINY, Path({str(tmp_path / 'out')!r}), seed=3, teacher=Path({str(teacher)!r}), device='cpu', "
         "held_out=FEW, quiet=True)\n"
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-    ]
-    subprocess.run(launch, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=300)
+    train_together(code, tmp_path)
     assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
     assert build_model("bivm", tmp_path / "out" / "weights.safetensors")
