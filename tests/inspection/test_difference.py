@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -9,10 +10,13 @@ import torch
 from mattecompress import api
 from mattecompress.inspection.description import short_kind
 from mattecompress.inspection.difference import Difference, diff, distance
+from mattecompress.models import build_model
+from mattecompress.models.signatures import model_signature
 from mattecompress.named_pipelines import PIPELINES
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from mattecompress.tracing import capture
 
 
 def run(pipeline: str, program: Program) -> Program:
@@ -159,3 +163,16 @@ def test_kinds_are_short() -> None:
         "FakeQuantize",
         "operator.mul",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", ["mematte", "sdpa{rows=64}"], ids=label)
+def test_vitmatte_takes_seconds(pipeline: str) -> None:
+    pytest.importorskip("transformers")
+    network = build_model("vitmatte-small", untrained=True).eval()
+    before = capture(network, model_signature("vitmatte-small", (1072, 752)), "vitmatte-small")
+    after = parse_pipeline(pipeline).run(before)
+    assert sum(1 for _ in before.operations()) > 900
+    start = time.process_time()
+    assert not diff(before, after).is_empty
+    assert time.process_time() - start < 5
