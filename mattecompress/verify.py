@@ -7,8 +7,9 @@ from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.errors import InternalError
-from mattecompress.facts import Facts
+from mattecompress.facts import Facts, size_symbols
 from mattecompress.program import Program, fetch_tensor, namespace
+from mattecompress.propagation import program_symbols
 from mattecompress.text import print_node
 from mattecompress.text_parser import INTEGER_OPERATIONS
 
@@ -49,6 +50,16 @@ def nodes_have_facts(program: Program) -> Iterator[Violation]:
     for node in program.graph.nodes:
         if node.op != "output" and not isinstance(node.meta.get("facts"), Facts):
             yield node, "has no facts"
+
+
+def sizes_follow_from_inputs(program: Program) -> Iterator[Violation]:
+    """Every size is a number, or an expression over symbols in the sizes of the inputs."""
+    known = set(program_symbols(program))
+    for node in program.graph.nodes:
+        sizes = program.facts(node).shape if node.op != "output" else ()
+        strangers = {symbol for size in sizes for symbol in size_symbols(size)} - known
+        if strangers:
+            yield node, f"no input has a size {min(strangers)}"
 
 
 def operators_are_pure(program: Program) -> Iterator[Violation]:
@@ -130,6 +141,7 @@ def binary_convolutions_are_packed_alike(program: Program) -> Iterator[Violation
 RULES: tuple[Rule, ...] = (
     names_are_unique,
     nodes_have_facts,
+    sizes_follow_from_inputs,
     operators_are_pure,
     operators_get_their_arguments,
     tensors_exist,

@@ -89,9 +89,10 @@ def test_unwritable_folder_leaves_nothing(tiny: Program, tmp_path: Path) -> None
     [
         ('%x : f32[1] = aten.from_file.default("weights.bin")', "takes no tensor"),
         ("%x : f32[1,4,6,8] = aten.relu_.default(%r1i)", "changes its input in place"),
+        ("%x : f32[1,4,6,h] = aten.relu.default(%r1i)", "%x: no input has a size h"),
     ],
 )
-def test_refuses_operators_with_effects(tiny: Program, tmp_path: Path, line: str, message: str) -> None:
+def test_refuses_lines_that_break_a_rule(tiny: Program, tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "tiny.mcg"
     container.save(tiny, path)
     with zipfile.ZipFile(path) as archive:
