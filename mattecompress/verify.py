@@ -17,6 +17,8 @@ Violation = tuple[fx.Node | None, str]
 Rule = Callable[[Program], Iterator[Violation]]
 
 _FACTORIES = ("arange", "full", "zeros", "ones", "scalar_tensor")
+_NUMBERS = tuple((f"aten::{name}", "other") for name in ("add", "sub", "mul", "div"))
+"""Operators of two tensors whose second may be a number."""
 
 
 class VerifyError(InternalError):
@@ -79,7 +81,7 @@ def operators_are_pure(program: Program) -> Iterator[Violation]:
 
 
 def operators_get_their_arguments(program: Program) -> Iterator[Violation]:
-    """Every operator gets each argument that it needs, a value where it takes a tensor, and no argument that it lacks."""
+    """Every operator gets each argument that it needs, a tensor where it takes one, and no argument that it lacks."""
     for node in program.operations():
         schema = getattr(node.target, "_schema", None)
         if schema is None:
@@ -92,8 +94,8 @@ def operators_get_their_arguments(program: Program) -> Iterator[Violation]:
         for name, argument in known.items():
             if name not in given and not argument.has_default_value():
                 yield node, f"{node.target} needs {name}"
-            is_value = isinstance(given.get(name), fx.Node | int | float)
-            if str(argument.type) == "Tensor" and name in given and not is_value:
+            kinds = fx.Node | int | float if (schema.name, name) in _NUMBERS else fx.Node
+            if str(argument.type) == "Tensor" and name in given and not isinstance(given[name], kinds):
                 yield node, f"{node.target} takes a tensor as {name}"
 
 

@@ -89,6 +89,7 @@ def test_unwritable_folder_leaves_nothing(tiny: Program, tmp_path: Path) -> None
     [
         ('%x : f32[1] = aten.from_file.default("weights.bin")', "takes no tensor"),
         ("%x : f32[1,4,6,8] = aten.relu_.default(%r1i)", "changes its input in place"),
+        ("%x : f32[1] = aten.conv2d.default(%src, inf)", "aten.conv2d.default takes a tensor as weight"),
         ("%x : f32[1,4,6,h] = aten.relu.default(%r1i)", "%x: no input has a size h"),
     ],
 )
