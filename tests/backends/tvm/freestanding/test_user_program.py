@@ -81,7 +81,15 @@ def test_the_example_mattes_a_frame(program, frame, tmp_path, target):
     made, wanted = library(program, target, tmp_path), find_target(target)
     compiler = find_linker(wanted).cc(wanted)
     static = [] if wanted.is_host else ["-static"]
-    words = [*FLAGS, *static, f"-I{tmp_path}", str(ROOT / "examples/matte.c"), str(made), "-lm", "-lpthread"]
+    words = [
+        *FLAGS,
+        *static,
+        f"-I{tmp_path}",
+        str(ROOT / "examples/build_for_arm/matte.c"),
+        str(made),
+        "-lm",
+        "-lpthread",
+    ]
     subprocess.run([*compiler, *words, "-o", str(tmp_path / "matte")], check=True)
     start = [] if wanted.is_host else [wanted.emulator, "-cpu", wanted.emulated_cpu]
     expected = Stream(program)(frame)["pha"][0, 0].numpy()
@@ -175,7 +183,11 @@ def test_sanitizers_find_nothing(sources, frame, tmp_path, user):
     folder = sources[0].parent
     (folder / "streams.c").write_text(STREAMS)
     own, around = [path.name for path in sources[:3]], [path.name for path in sources[3:]]
-    users = {"streams": ["streams.c"], "example": [str(ROOT / "examples/matte.c")], "driver": around}[user]
+    users = {
+        "streams": ["streams.c"],
+        "example": [str(ROOT / "examples/build_for_arm/matte.c")],
+        "driver": around,
+    }[user]
     command = ["gcc", *FLAGS, *SANITIZERS, "-I.", *own, *users, "-lm", "-o", user]
     subprocess.run(command, cwd=folder, check=True)
     frame.repeat(3, 1, 1, 1).numpy().tofile(tmp_path / "frames.f32")

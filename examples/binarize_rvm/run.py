@@ -1,6 +1,6 @@
 """RVM with one-bit convolutions: what it costs before and after, and what lowering keeps.
 
-    python examples/binarize_rvm.py --folder react/
+    python examples/binarize_rvm/run.py --folder react/
 
 Leaves in the folder: float.mcg, react.mcg (trainable) and lowered.mcg (packed bits). The one-bit form has to be
 trained before its mattes are worth looking at; its size and its operations are what they will be.

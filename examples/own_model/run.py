@@ -1,6 +1,6 @@
 """Anybody's network: captured, cut into blocks at its narrow points, quantized, run in ONNX Runtime.
 
-    python examples/own_model.py --folder mine/
+    python examples/own_model/run.py --folder mine/
 
 Leaves in the folder: mine.mcg and mine.onnx.
 """

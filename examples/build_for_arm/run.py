@@ -1,6 +1,6 @@
 """A float RVM becomes an 8-bit program for a Cortex-A76, whose matte equals this machine's to the bit.
 
-    python examples/build_for_arm.py --folder arm/
+    python examples/build_for_arm/run.py --folder arm/
 
 Leaves in the folder: float.mcg, w8a8.mcg, one static program for each target, frames.f32, and their mattes.
 """

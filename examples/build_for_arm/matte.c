@@ -1,7 +1,7 @@
 /* The matte of one frame, by a library that mattecompress has built.
  *
  *     mattecompress build rvm.mcg --target host --emit lib -o dist/
- *     cc -Idist examples/matte.c dist/librvm-mobilenetv3.a -lm -lpthread -o matte
+ *     cc -Idist examples/build_for_arm/matte.c dist/librvm-mobilenetv3.a -lm -lpthread -o matte
  *     ./matte alpha.pgm                        a frame made here: a bright disc
  *     ./matte alpha.pgm frame.f32 [THREADS]    raw float32 planes of RGB in 0..1, of the network's size
  *
