@@ -1,11 +1,12 @@
-"""Writes docs/pass-catalogue.md from the registered passes and named pipelines: run `make docs` after changing one."""
+"""The page of passes and named pipelines, from their docstrings, options and promises, with an example of each pass."""
 
 import dataclasses
 import importlib
 import inspect
 import typing
 from collections.abc import Iterator
-from pathlib import Path
+
+from samples import SAMPLES, Sample, difference
 
 from mattecompress.named_pipelines import PIPELINES, NamedPipeline
 from mattecompress.options import format_value
@@ -13,7 +14,6 @@ from mattecompress.passes import PASSES
 from mattecompress.pipeline import Pass
 from mattecompress.pipeline_text import load_pass
 
-CATALOGUE = Path(__file__).with_name("pass-catalogue.md")
 HEAD = """\
 # Pass catalogue
 
@@ -22,6 +22,9 @@ Made by `make docs` from the passes themselves; edit their docstrings, not this 
 
 A pass is written `name{option=value option=value}`; passes are joined by commas. A named pipeline is written like a
 pass and unfolds into passes. Lists are written `[a,b]`, truth values `true` and `false`, an absent value `none`.
+
+Below each pass is what it makes of a small network ([docs/samples.py](samples.py) has them): lines of the
+[text form](text-form.md) that go (`-`) and come (`+`), and tensors that get other values (`~`).
 """
 
 
@@ -42,7 +45,13 @@ def _describe_pass(name: str, kind: type[Pass]) -> str:
     for promise, method in (("Requires", kind.requires), ("Ensures", kind.ensures)):
         if method is not getattr(Pass, promise.lower()):
             lines.append(f"{promise}: {_join(inspect.getdoc(method))}\n")
+    lines.append(_example(SAMPLES[name]))
     return "\n".join(lines)
+
+
+def _example(sample: Sample) -> str:
+    behind = f", behind `{sample.before}`" if sample.before else ""
+    return f"`{sample.text}`{behind}:\n\n```diff\n{difference(sample)}\n```\n"
 
 
 def _describe_pipeline(name: str, kind: type[NamedPipeline]) -> str:
@@ -100,7 +109,3 @@ def _type_text(hint: object) -> str:
 
 def _join(text: str | None) -> str:
     return " ".join((text or "").split())
-
-
-if __name__ == "__main__":
-    CATALOGUE.write_text(catalogue())
