@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz lint bench docs clean
+.PHONY: demo test test-slow fuzz lint bench docs site clean
 
 demo: .venv/.installed
 	$(BIN)/mattecompress demo -o demo
@@ -28,6 +28,10 @@ bench: .venv/.bench
 docs: .venv/.installed
 	$(BIN)/python docs/generate.py
 
+site: .venv/.docs docs
+	$(BIN)/sphinx-build -q -W --keep-going -n -c docs . build/site
+	@echo build/site/index.html
+
 .venv/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,vit,dev]'
@@ -38,5 +42,9 @@ docs: .venv/.installed
 	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,bench]'
 	touch $@
 
+.venv/.docs: .venv/.installed
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv build demo
