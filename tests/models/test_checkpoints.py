@@ -123,6 +123,24 @@ def test_damaged_files(tmp_path: Path, weights: dict[str, Tensor], suffix: str, 
         read_checkpoint(path)
 
 
+def test_a_pickle_that_ends_in_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "short.pth"
+    path.write_bytes(b"\x80\x02}q\x00X")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_a_zip_in_many_parts(tmp_path: Path) -> None:
+    path = tmp_path / "parts.pth"
+    torch.save({"x": torch.zeros(1)}, path)
+    content = bytearray(path.read_bytes())
+    locator = content.rindex(b"PK\x06\x07")
+    content[locator + 16] = 9
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
+
+
 def test_runs_no_code_in_a_file(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self):
