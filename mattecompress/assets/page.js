@@ -26,24 +26,45 @@ function element(tag, text, name = "") {
 /* Graphs: each has the point in its middle and pixels for a unit. */
 
 const views = new Map();
+const LEGIBLE = 0.4;
+const READ = 0.8;
 
 function apply(svg) {
   const { x, y, zoom } = views.get(svg);
   const width = svg.clientWidth / zoom;
   const height = svg.clientHeight / zoom;
   svg.setAttribute("viewBox", [x - width / 2, y - height / 2, width, height].join(" "));
+  svg.classList.toggle("far", zoom < LEGIBLE);
+  if (zoom < LEGIBLE) label(svg, zoom);
+}
+
+/* Of a group's name as many parts as it has room for, in letters of one size however far away. */
+function label(svg, zoom) {
+  svg.style.setProperty("--pixel", 1 / zoom);
+  for (const text of svg.querySelectorAll(".brief")) {
+    const [width, height] = text.dataset.size.split(" ").map((length) => length * zoom);
+    const parts = text.dataset.name.split(".");
+    while (parts.length > 1 && 6 * parts.join(".").length > width) parts.shift();
+    text.textContent = height > 12 ? parts.join(".") : "";
+  }
+}
+
+function extent(svg) {
+  return [Number(svg.dataset.width), Number(svg.dataset.height)];
 }
 
 function whole(svg) {
-  const [width, height] = [Number(svg.dataset.width), Number(svg.dataset.height)];
-  const zoom = 0.96 * Math.min(svg.clientWidth / (width + 1), svg.clientHeight / (height + 1));
+  const [width, height] = extent(svg);
+  const zoom = Math.min(1, 0.96 * Math.min(svg.clientWidth / (width + 1), svg.clientHeight / (height + 1)));
   views.set(svg, { x: width / 2, y: height / 2, zoom: zoom || 1 });
   apply(svg);
 }
 
+/* The upper left corner, at a size that can be read. */
 function begin(svg) {
-  const zoom = Math.max(0.5, Math.min(1, svg.clientWidth / (Number(svg.dataset.width) + 40)));
-  views.set(svg, { x: Number(svg.dataset.width) / 2, y: svg.clientHeight / zoom / 2 - 12, zoom });
+  const zoom = READ;
+  const half = svg.clientWidth / zoom / 2;
+  views.set(svg, { x: Math.min(half - 12, extent(svg)[0] / 2), y: svg.clientHeight / zoom / 2 - 12, zoom });
   apply(svg);
 }
 
@@ -55,25 +76,31 @@ function zoomBy(svg, factor, x, y) {
   apply(svg);
 }
 
+/* Where in the graph the pointer is. */
+function place(svg, event) {
+  const { x, y, zoom } = views.get(svg);
+  const area = svg.getBoundingClientRect();
+  return [
+    x + (event.clientX - area.left - area.width / 2) / zoom,
+    y + (event.clientY - area.top - area.height / 2) / zoom,
+  ];
+}
+
 function centre(id) {
   const svg = boxes.get(id).ownerSVGElement;
-  const place = boxes.get(id).transform.baseVal.consolidate().matrix;
-  const zoom = Math.max(views.get(svg).zoom, 0.7);
-  views.set(svg, { x: place.e + 88, y: place.f + 19, zoom });
+  const corner = boxes.get(id).transform.baseVal.consolidate().matrix;
+  const { zoom } = views.get(svg);
+  views.set(svg, { x: corner.e + 88, y: corner.f + 19, zoom: zoom < LEGIBLE ? READ : zoom });
   apply(svg);
 }
 
 for (const svg of document.querySelectorAll("svg")) {
   let held = null;
-  begin(svg);
+  whole(svg);
   new ResizeObserver(() => apply(svg)).observe(svg);
   svg.addEventListener("wheel", (event) => {
     event.preventDefault();
-    const { x, y, zoom } = views.get(svg);
-    const area = svg.getBoundingClientRect();
-    const across = (event.clientX - area.left - area.width / 2) / zoom;
-    const down = (event.clientY - area.top - area.height / 2) / zoom;
-    zoomBy(svg, Math.exp(-event.deltaY / 400), x + across, y + down);
+    zoomBy(svg, Math.exp(-event.deltaY / 400), ...place(svg, event));
   }, { passive: false });
   svg.addEventListener("pointerdown", (event) => {
     held = { x: event.clientX, y: event.clientY, view: views.get(svg), moved: false };
@@ -90,15 +117,18 @@ for (const svg of document.querySelectorAll("svg")) {
   });
   svg.addEventListener("pointerup", (event) => {
     const box = event.target.closest(".box");
-    if (held && !held.moved && box) choose(box.dataset.node);
+    const far = views.get(svg).zoom < LEGIBLE;
+    if (held && !held.moved && box) choose(box.dataset.node, far);
+    else if (held && !held.moved && far) zoomBy(svg, READ / views.get(svg).zoom, ...place(svg, event));
     held = null;
   });
   svg.addEventListener("pointercancel", () => { held = null; });
   for (const button of svg.parentElement.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => {
-      const factor = Number(button.dataset.zoom);
-      if (factor) zoomBy(svg, factor, views.get(svg).x, views.get(svg).y);
-      else whole(svg);
+      const { x, y } = views.get(svg);
+      const kinds = { whole, begin };
+      if (button.dataset.zoom in kinds) kinds[button.dataset.zoom](svg);
+      else zoomBy(svg, Number(button.dataset.zoom), x, y);
     });
   }
 }
@@ -118,9 +148,9 @@ function mark(id, on) {
   }
 }
 
-function choose(id) {
+function choose(id, move = false) {
   history.replaceState(null, "", `#${encodeURIComponent(id)}`);
-  show(id, false);
+  show(id, move);
 }
 
 function show(id, move) {

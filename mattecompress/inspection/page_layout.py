@@ -1,18 +1,20 @@
 """Where the nodes of a program are drawn: in layers along the data, within a box for each group, boxes likewise.
 
 A layer is a topological generation; what reads nothing stands right above its first reader. Edges between groups that
-point back, because two groups read each other, do not count. Lengths are in pixels at a zoom of 1.
+point back, because two groups read each other, do not count. A stack of groups much higher than wide is cut into columns
+side by side, so that the whole is about square. Lengths are in pixels at a zoom of 1.
 """
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import networkx
 
 NODE = (176.0, 38.0)
-GAP, MARGIN, TITLE = 18.0, 12.0, 22.0
-"""Between boxes; between a group's edge and what is in it; for the name of a group."""
+GAP, BETWEEN, MARGIN, TITLE = 18.0, 48.0, 12.0, 22.0
+"""Between boxes; between columns; between a group's edge and what is in it; for the name of a group."""
 
 Size = tuple[float, float]
 Point = tuple[float, float]
@@ -56,9 +58,10 @@ def lay_out(graph: "networkx.DiGraph[str]", groups: Mapping[str, str]) -> Drawin
         part: networkx.DiGraph[str] = networkx.DiGraph()
         part.add_nodes_from(names)
         part.add_edges_from(graph.subgraph(names).edges)
-        inner[group] = _stack(part, dict.fromkeys(names, NODE))
+        sizes = dict.fromkeys(names, NODE)
+        inner[group] = _column(_layers(part), part, sizes)
     frames = {group: _framed(size) if group[0] else size for group, (_, size) in inner.items()}
-    outer, (width, height) = _stack(between, frames)
+    outer, (width, height) = _columns(between, frames)
     nodes: dict[str, Box] = {}
     drawn: dict[str, Box] = {}
     for group, (places, _) in inner.items():
@@ -80,19 +83,51 @@ def _framed(size: Size) -> Size:
     return size[0] + 2 * MARGIN, size[1] + TITLE + MARGIN
 
 
-def _stack(graph: "networkx.DiGraph[Key]", sizes: Mapping[Key, Size]) -> tuple[dict[Key, Point], Size]:
+def _columns(graph: "networkx.DiGraph[Key]", sizes: Mapping[Key, Size]) -> tuple[dict[Key, Point], Size]:
+    """Columns side by side, each about as high as all of them are wide; and the size of all."""
+    places: dict[Key, Point] = {}
+    left = height = 0.0
+    for layers in _cut(_layers(graph), sizes):
+        column, size = _column(layers, graph, sizes)
+        places |= {key: (left + x, y) for key, (x, y) in column.items()}
+        left, height = left + size[0] + BETWEEN, max(height, size[1])
+    return places, (max(left - BETWEEN, 0.0), height)
+
+
+def _cut(layers: list[list[Key]], sizes: Mapping[Key, Size]) -> Iterable[list[list[Key]]]:
+    """Layers in groups of about the same height."""
+    heights = [max(sizes[key][1] for key in layer) + GAP for layer in layers]
+    widest = max((_width(layer, sizes) for layer in layers), default=0.0) + BETWEEN
+    limit = math.sqrt(sum(heights) * widest)
+    column: list[list[Key]] = []
+    top = 0.0
+    for layer, height in zip(layers, heights, strict=True):
+        if column and top + height / 2 > limit:
+            yield column
+            column, top = [], 0.0
+        column.append(layer)
+        top += height
+    yield column
+
+
+def _width(layer: Iterable[Key], sizes: Mapping[Key, Size]) -> float:
+    return sum(sizes[key][0] + GAP for key in layer) - GAP
+
+
+def _column(
+    layers: list[list[Key]], graph: "networkx.DiGraph[Key]", sizes: Mapping[Key, Size]
+) -> tuple[dict[Key, Point], Size]:
     """Layers below one another, each in the middle and in the order of what it reads; and the size of all."""
     places: dict[Key, Point] = {}
     centres: dict[Key, float] = {}
     top = 0.0
-    layers: list[list[Key]] = _layers(graph)
     for unordered in layers:
         above = {
             key: [centres[each] for each in graph.predecessors(key) if each in centres] for key in unordered
         }
         means = {key: sum(found) / len(found) if found else 0.0 for key, found in above.items()}
         layer = sorted(unordered, key=means.__getitem__)
-        left = -(sum(sizes[key][0] for key in layer) + GAP * (len(layer) - 1)) / 2
+        left = -_width(layer, sizes) / 2
         for key in layer:
             places[key], centres[key] = (left, top), left + sizes[key][0] / 2
             left += sizes[key][0] + GAP

@@ -13,8 +13,8 @@ from mattecompress.inspection.difference import Difference
 from mattecompress.inspection.exports import values
 from mattecompress.program import Program
 
-SCOPE_DEPTH = 3
-"""Parts of a module's path that stand for a region where there is none."""
+LEAST_PARTS, MOST_ROWS = 3, 150
+"""Parts of a module's path that stand for a region where there is none; and the rows that may share them."""
 SUMS = ("macs", "binary_macs", "weight_bytes", "activation_bytes")
 
 Member = tuple[int, str]
@@ -25,7 +25,8 @@ Member = tuple[int, str]
 class Row:
     """Nodes that stand for one another: for each version their names, none where there is no counterpart.
 
-    path: the region, in the latest version that knows one; else the beginning of the scope.
+    path: the region, in the latest version that knows one; else the beginning of the scope, as long as it takes for few
+        rows to share it.
     """
 
     path: str
@@ -64,7 +65,12 @@ def align_rows(programs: Sequence[Program], differences: Sequence[Difference]) -
             if number[version, name] not in order:
                 order.insert(place, number[version, name])
             place = order.index(number[version, name]) + 1
-    return [_row(programs, nodes, together[place]) for place in order]
+    rows = [_row(programs, nodes, together[place]) for place in order]
+    shared = Counter(beginning for _, scope, _ in rows for beginning in _beginnings(scope))
+    return [
+        Row(region or next((each for each in _beginnings(scope) if shared[each] <= MOST_ROWS), scope), cells)
+        for region, scope, cells in rows
+    ]
 
 
 def marks(version: int, program: Program, differences: Sequence[Difference]) -> dict[str, tuple[str, ...]]:
@@ -116,7 +122,10 @@ def _add_up(branch: Branch, rows: Sequence[Row], nodes: Sequence[Mapping[str, Ma
                 sums.update({"nodes": 1, **{key: node.get(key, 0) for key in SUMS}})
 
 
-def _row(programs: Sequence[Program], nodes: Sequence[Mapping[str, fx.Node]], members: set[Member]) -> Row:
+def _row(
+    programs: Sequence[Program], nodes: Sequence[Mapping[str, fx.Node]], members: set[Member]
+) -> tuple[str, str, tuple[tuple[str, ...], ...]]:
+    """Region and scope, empty where no version knows one, and the names in each version."""
     inside = [[name for name in names if (version, name) in members] for version, names in enumerate(nodes)]
     facts = [
         program.facts(known[name])
@@ -124,5 +133,11 @@ def _row(programs: Sequence[Program], nodes: Sequence[Mapping[str, fx.Node]], me
         for name in names
     ]
     regions = [each.region for each in facts if each.region]
-    scopes = [".".join(each.scope.split(".")[:SCOPE_DEPTH]) for each in facts if each.scope]
-    return Row((regions or scopes or [""])[-1], tuple(map(tuple, inside)))
+    scopes = [each.scope for each in facts if each.scope]
+    return (regions or [""])[-1], (scopes or [""])[-1], tuple(map(tuple, inside))
+
+
+def _beginnings(scope: str) -> list[str]:
+    """Of a module's path, from the shortest that may stand for a region to all of it."""
+    parts = scope.split(".")
+    return [".".join(parts[:count]) for count in range(min(LEAST_PARTS, len(parts)), len(parts) + 1)]

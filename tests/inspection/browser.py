@@ -103,9 +103,9 @@ class Tab:
             time.sleep(0.05)
         return float(found)
 
-    def take_picture(self, path: Path) -> None:
+    def take_picture(self) -> bytes:
         """What is in the window, as a PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mattecompress.inspection.difference import diff
 from mattecompress.inspection.page import Version, write_page
@@ -16,6 +19,8 @@ from mattecompress.inspection.rows import node_rows
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from mattecompress.signature import Signature
+from mattecompress.tracing import capture
 from tests.inspection.browser import Tab
 
 CLIP = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(2))
@@ -125,6 +130,26 @@ def test_tree_sums_what_is_inside(tiny: Program) -> None:
     assert sum(inner.sums[0]["nodes"] for inner in tree.branches.values()) == len(nodes)
 
 
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(*[nn.Tanh() for _ in range(40)]) for _ in range(4)]
+        self.net = nn.ModuleDict({"encoder": nn.ModuleDict({"layer": nn.ModuleList(blocks)})})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.net["encoder"]["layer"]:
+            x = block(x)
+        return x
+
+
+def test_scopes_that_many_nodes_share_are_told_apart() -> None:
+    rows = align_rows([capture(Deep(), Signature((("x", (1, 2)),), ("y",)), "deep")], [])
+    assert Counter(row.path for row in rows) == {
+        "": 1,
+        **{f"net.encoder.layer.{each}": 40 for each in range(4)},
+    }
+
+
 def test_one_program_has_no_marks(tiny: Program, tmp_path: Path) -> None:
     page = written(tmp_path / "page.html", [tiny])
     assert page.document["differences"] == []
@@ -214,3 +239,62 @@ def test_works_in_a_browser(tab: Tab, versions: list[Program], tmp_path: Path) -
     tab.evaluate("overlay.value = 'macs', overlay.dispatchEvent(new Event('change'))")
     shares = "[...document.querySelectorAll('.box')].map((box) => parseFloat(box.style.getPropertyValue('--share')))"
     assert max(tab.evaluate(shares)) > 80
+
+
+VIEW = "document.querySelector('svg').getAttribute('viewBox').split(' ').map(Number)"
+PLACE = "(({left, top, width, height}) => [left, top, width, height])(document.querySelector('svg').getBoundingClientRect())"
+
+
+@pytest.fixture
+def seen(tab: Tab, versions: list[Program], tmp_path: Path) -> Tab:
+    """A tab that shows a page of two versions."""
+    written(tmp_path / "page.html", versions[:2])
+    tab.open((tmp_path / "page.html").as_uri())
+    return tab
+
+
+def test_the_wheel_zooms_where_the_pointer_is(seen: Tab) -> None:
+    left, top, width, height = seen.evaluate(PLACE)
+    before = seen.evaluate(VIEW)
+    across, down = 0.25, 0.75
+    seen.turn_wheel(left + across * width, top + down * height, by=-200)
+    after = seen.evaluate(VIEW)
+    assert after[2] / before[2] == pytest.approx(math.exp(-200 / 400), rel=1e-3)
+    for start, size, share in ((0, 2, across), (1, 3, down)):
+        fixed = [view[start] + share * view[size] for view in (before, after)]
+        assert fixed[0] == pytest.approx(fixed[1], abs=1.5)
+
+
+def test_dragging_moves(seen: Tab) -> None:
+    left, top, width, _ = seen.evaluate(PLACE)
+    before = seen.evaluate(VIEW)
+    seen.drag(left + 5, top + 5, across=60, down=40)
+    after = seen.evaluate(VIEW)
+    scale = before[2] / width
+    assert after == pytest.approx([before[0] - 60 * scale, before[1] - 40 * scale, *before[2:]], abs=1)
+    assert seen.evaluate("location.hash") == ""
+
+
+def test_a_click_chooses(seen: Tab) -> None:
+    middle = "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
+    box = "document.querySelector('[data-node=v2-conv2d_default]').getBoundingClientRect()"
+    x, y = seen.evaluate(f"{middle}({box})")
+    seen.drag(x, y, across=0, down=0)
+    assert seen.evaluate("location.hash") == "#v2-conv2d_default"
+
+
+def test_buttons_show_the_whole_and_the_top(seen: Tab) -> None:
+    begun = seen.evaluate(VIEW)
+    for name in ("begin", "1.5", "whole"):
+        seen.evaluate(f"document.querySelector('[data-zoom=\"{name}\"]').click()")
+        moved = seen.evaluate(VIEW)
+        assert (moved == begun) == (name == "whole")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_letters_stand_out(seen: Tab, scheme: str) -> None:
+    seen.prefer(scheme)
+    style = "getComputedStyle(document.body)"
+    letters, ground = (seen.evaluate(f"{style}.{name}") for name in ("color", "backgroundColor"))
+    brightness = [sum(map(int, re.findall(r"\d+", colour))) / 765 for colour in (letters, ground)]
+    assert abs(brightness[0] - brightness[1]) > 0.7 and (brightness[1] > 0.5) == (scheme == "light")

@@ -43,6 +43,16 @@ def test_an_input_stands_right_above_its_first_reader() -> None:
     assert drawing.nodes["src"].y == 0
 
 
+def test_a_deep_network_is_about_square() -> None:
+    deep: networkx.DiGraph[str] = networkx.path_graph(
+        [f"n{number}" for number in range(600)], networkx.DiGraph
+    )
+    drawing = lay_out(deep, {name: f"block.{number // 30}" for number, name in enumerate(deep)})
+    assert 0.5 < drawing.width / drawing.height < 2
+    lefts = [box.x for box in drawing.groups.values()]
+    assert lefts == sorted(lefts) and len(set(lefts)) == 10
+
+
 def test_nothing_to_draw() -> None:
     drawing = lay_out(networkx.DiGraph(), {})
     assert (drawing.nodes, drawing.edges, drawing.width, drawing.height) == ({}, {}, 0.0, 0.0)
