@@ -9,7 +9,7 @@ from mattecompress.program import Program
 
 aten = torch.ops.aten
 matte = torch.ops.matte
-_RESIZES = (aten.upsample_bilinear2d.vec, matte.resize_bilinear.default, aten.slice.Tensor)
+RESIZES = (aten.upsample_bilinear2d.vec, matte.resize_bilinear.default, aten.slice.Tensor)
 _PRODUCTS = (aten.mul.Tensor,)
 
 
@@ -35,7 +35,7 @@ def find_masks(program: Program) -> set[fx.Node]:
     masks = set(program.called_modules(SpatialMask))
     masks |= {node for node in program.find(aten.where.self) if _is_zeros_and_ones(program, node)}
     for node in program.operations():
-        if node.target in _RESIZES and node.args[0] in masks:
+        if node.target in RESIZES and node.args[0] in masks:
             masks.add(node)
     return masks
 

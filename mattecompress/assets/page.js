@@ -133,6 +133,25 @@ for (const svg of document.querySelectorAll("svg")) {
   }
 }
 
+/* What masks and routers choose, frame by frame. */
+
+const choices = new Map(page.programs.flatMap((program) => program.decisions.map((each) => [each.id, each])));
+
+function showFrame(number) {
+  for (const image of document.querySelectorAll("[data-frame]")) image.src = page.frames[number];
+  for (const image of document.querySelectorAll("[data-choice]")) image.src = choices.get(image.dataset.choice).maps[number];
+  for (const text of document.querySelectorAll("[data-density]")) {
+    text.textContent = `${(100 * choices.get(text.dataset.density).by_frame[number]).toFixed(1)} %`;
+  }
+  const output = document.getElementById("shown-frame");
+  if (output) output.textContent = `${number + 1} of ${page.frames.length}`;
+}
+
+if (page.frames.length) {
+  showFrame(0);
+  document.getElementById("frame")?.addEventListener("input", (event) => showFrame(Number(event.target.value)));
+}
+
 /* The node that is chosen, and its counterparts. */
 
 function together(id) {
@@ -143,6 +162,9 @@ function mark(id, on) {
   const ids = new Set(together(id));
   for (const each of ids) boxes.get(each).classList.toggle("chosen", on);
   document.querySelector(`.row[data-row="${nodes.get(id).row}"]`).classList.toggle("chosen", on);
+  for (const link of document.querySelectorAll(".choice")) {
+    if (ids.has(decodeURIComponent(link.hash.slice(1)))) link.classList.toggle("chosen", on);
+  }
   for (const edge of document.querySelectorAll(".edge")) {
     if (ids.has(edge.dataset.from) || ids.has(edge.dataset.to)) edge.classList.toggle("chosen", on);
   }
@@ -285,7 +307,7 @@ document.addEventListener("keydown", (event) => {
   } else if (!typing && event.key === "/") {
     search.focus();
     search.select();
-  } else if (event.target.matches("select, summary, button") || (typing && !["ArrowUp", "ArrowDown"].includes(event.key))) {
+  } else if (event.target.matches("select, summary, button, #frame") || (typing && !["ArrowUp", "ArrowDown"].includes(event.key))) {
     return;
   } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     step(event.key === "ArrowDown" ? 1 : -1);

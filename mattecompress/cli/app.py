@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from mattecompress.cli import inspecting, listing, making, reporting, running, scanning, testing, transforming
+from mattecompress.cli import (
+    bisecting,
+    inspecting,
+    listing,
+    making,
+    reporting,
+    running,
+    scanning,
+    testing,
+    transforming,
+)
 from mattecompress.errors import InternalError, UserError
 
 _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -20,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for family in (transforming, inspecting, running, testing, scanning, reporting, making, listing):
+for family in (transforming, inspecting, bisecting, running, testing, scanning, reporting, making, listing):
     family.register(app)
 
 

@@ -1,13 +1,16 @@
 """What `diff` prints for people."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from mattecompress.cli.tables import print_table
-from mattecompress.inspection.difference import SIGNS, STATUSES, Change, Difference
+from mattecompress.inspection.difference import SIGNS, STATUSES, Change, Difference, NodeDifference
+from mattecompress.inspection.query import sort_rows
+from mattecompress.inspection.rows import FIELDS
 
 
 def print_difference(before: str, after: str, difference: Difference, nodes: bool) -> None:
@@ -31,6 +34,41 @@ def print_difference(before: str, after: str, difference: Difference, nodes: boo
         console.print("; ".join(sums), highlight=False)
 
 
+def print_worst(
+    label: str, rows: Iterable[Mapping[str, Any]], difference: Difference, most: int = 10
+) -> None:
+    """The nodes that add most error of their own, and what was done to them."""
+    known = {name: each for each in difference.nodes for name in each.after}
+    measured = sort_rows(
+        [{**row} for row in rows if row["own_sqnr"] is not None], "own_sqnr", FIELDS, ascending=True
+    )
+    lines = [
+        (
+            escape(row["name"]),
+            row["op"] if row["bits"] is None else f"{row['op']} w{row['bits']}a{row['activation_bits']}",
+            escape(row["region"]),
+            escape(_done_to(known.get(row["name"]))),
+            f"{row['sqnr']:.1f}",
+            f"{row['own_sqnr']:.1f}",
+        )
+        for row in measured[:most]
+    ]
+    columns = ("node", "op", "region", "what became of it", "SQNR dB", "own dB")
+    print_table(f"{label}: the nodes that add most error", columns, lines, 2)
+
+
+def _done_to(node: NodeDifference | None) -> str:
+    if node is None:
+        return "kept"
+    changes = [
+        f"{each.what} {each.before} -> {each.after}" if each.what in TOLD else each.what
+        for each in node.changes
+    ]
+    maker = f" by {node.maker}" if node.maker and node.status != "changed" else ""
+    return f"{node.status}{maker}{': ' if changes else ''}{', '.join(changes)}"
+
+
+TOLD = ("precision", "type")
 TOTALS = (
     ("M MACs", "macs", 1e-6),
     ("M binary MACs", "binary_macs", 1e-6),

@@ -1,33 +1,21 @@
-"""Verbs that look at programs: inspect, diff, bisect."""
+"""Verbs that look at programs: inspect, diff."""
 
-import shlex
 import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mattecompress.cli.options import (
-    ArgumentError,
-    Json,
-    ProgramPath,
-    Seed,
-    Size,
-    print_json,
-    progress_bar,
-    require_writable,
-    say,
-)
+from mattecompress.cli.clip_runs import ClipFrames, Masks, decisions_of, errors_against, errors_of, fit_all
+from mattecompress.cli.options import ArgumentError, Json, Size, print_json, require_writable, say
 from mattecompress.cli.recordings import show_recording
 from mattecompress.cli.running import fit_to, load_at
-from mattecompress.cli.transforming import calibration_clips, calibration_options
 
 if TYPE_CHECKING:
-    from mattecompress.inspection.bisection import Bisection, StepError
-    from mattecompress.inspection.difference import Difference
-    from mattecompress.inspection.error import NodeError
+    from mattecompress.inspection.decisions import Decisions
+    from mattecompress.inspection.page import Version
     from mattecompress.program import Program
 
 
@@ -35,7 +23,6 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(inspect)
     app.command()(diff)
-    app.command()(bisect)
 
 
 def inspect(
@@ -56,7 +43,8 @@ def inspect(
     reference: Annotated[
         Path | None, typer.Option(help="With --error: against this program, rather than without quantizers.")
     ] = None,
-    frames: Annotated[int, typer.Option(help="With --error: frames of the clip.", min=1)] = 4,
+    masks: Masks = None,
+    frames: ClipFrames = 4,
     drawing: Annotated[
         Path | None, typer.Option("--dot", help="Draw the graph: .dot, or with Graphviz .svg, .png, .pdf.")
     ] = None,
@@ -78,6 +66,8 @@ def inspect(
 
     mattecompress inspect w4a4.mcg --error clip.mp4 --reference rvm.mcg --sort own_sqnr
 
+    mattecompress inspect bivm.mcg --masks clip.mp4
+
     mattecompress inspect rvm.mcg --html rvm.html
 
     mattecompress inspect history/ --html history.html
@@ -98,7 +88,13 @@ def inspect(
     select([], where, sort)
     if program.is_dir():
         about_one: dict[str, object] = {"text": text, "nodes": nodes, "where": where, "sort": sort}
-        about_one |= {"memory": memory, "error": error, "dot": drawing, "model-explorer": model_explorer}
+        about_one |= {
+            "memory": memory,
+            "error": error,
+            "masks": masks,
+            "dot": drawing,
+            "model-explorer": model_explorer,
+        }
         show_recording(program, html, json, {**about_one, "size": size})
         return
     for file in (drawing, html):
@@ -112,12 +108,13 @@ def inspect(
 
         sys.stdout.write(print_program(shown))
         return
-    if error is not None:
-        shown = fit_to(shown, error)
+    if clip := error or masks:
+        shown = fit_to(shown, clip)
     require_fixed_size(shown)
     known = cost(shown)
-    errors = _errors(shown, error, reference, frames) if error is not None else None
-    rows = node_rows(shown, errors, known)
+    errors = errors_of(shown, error, reference, frames) if error else None
+    decisions = decisions_of(shown, masks, frames) if masks else None
+    rows = node_rows(shown, errors, known, decisions.densities if decisions else None)
     chosen = select(rows, where, sort)
     if drawing:
         write_drawing(shown, drawing)
@@ -128,12 +125,13 @@ def inspect(
     if html:
         from mattecompress.inspection.page import Version, write_page
 
-        write_page(html, [Version(program.name, shown, rows)])
+        write_page(html, [Version(program.name, shown, rows, decisions)])
         say(str(html))
     if json:
         peak = max(rows, key=lambda row: row["live_bytes"], default=None)
         memory_peak = {"node": peak["name"], "bytes": peak["live_bytes"]} if peak else None
-        print_json({**known.as_json(), "nodes": chosen, "peak": memory_peak})
+        made = {"masks": [each.as_json() for each in decisions.decisions]} if decisions else {}
+        print_json({**known.as_json(), "nodes": chosen, "peak": memory_peak, **made})
         return
     from mattecompress.cli import tables
 
@@ -143,20 +141,10 @@ def inspect(
         tables.print_memory(shown, chosen)
     elif nodes or where or sort or errors is not None:
         tables.print_rows(shown, chosen)
+    elif decisions:
+        tables.print_decisions(shown, decisions)
     else:
         tables.print_cost(shown, known)
-
-
-def _errors(program: "Program", source: str, reference: Path | None, frames: int) -> "dict[str, NodeError]":
-    from mattecompress.data.sources import clip_inputs, frame_size, load_clips
-    from mattecompress.inspection.error import measure_errors, without_quantizers
-    from mattecompress.preparation import fix_size
-
-    size = frame_size(program)
-    exact = without_quantizers(program) if reference is None else load_at(reference, None)
-    exact = fix_size(exact, size) if size else exact
-    clips = [clip_inputs(program, clip) for clip in load_clips(source, size, 1, frames)]
-    return measure_errors(program, exact, clips)
 
 
 def diff(
@@ -169,6 +157,14 @@ def diff(
         Path | None,
         typer.Option(help="A page for a browser: the programs side by side, whole.", metavar="FILE"),
     ] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(
+            help="Run this clip and show the nodes with most error against the first.", metavar="CLIP"
+        ),
+    ] = None,
+    masks: Masks = None,
+    frames: ClipFrames = 4,
     size: Size = None,
     json: Json = False,
 ) -> None:
@@ -180,7 +176,7 @@ def diff(
 
     mattecompress diff rvm.mcg w4a8.mcg --where 'maker=quantize and region~decoder'
 
-    mattecompress diff rvm.mcg w4a8.mcg --html difference.html
+    mattecompress diff rvm.mcg w4a4.mcg --error clip.mp4 --html difference.html
 
     mattecompress diff rvm.mcg w4a8.mcg --json
     """
@@ -194,105 +190,61 @@ def diff(
     if html:
         require_writable(html)
     loaded = [load_at(path, size) for path in programs]
+    if clip := error or masks:
+        loaded = fit_all(loaded, clip)
     found = [compare(*pair) for pair in pairwise(loaded)]
+    versions = _versions(programs, loaded, error, masks, frames)
     if html:
-        _write_page(html, programs, loaded, found)
+        from mattecompress.inspection.page import write_page
+
+        write_page(html, versions, found)
+        say(str(html))
     if wanted:
         kept = [tuple(node for node in each.nodes if wanted(row_of(node))) for each in found]
         found = [replace(each, nodes=some) for each, some in zip(found, kept, strict=True)]
     if json:
-        files = [str(path) for path in programs]
-        print_json({"programs": files, "differences": [each.as_json() for each in found]})
+        document: dict[str, Any] = {"programs": [str(path) for path in programs]}
+        document["differences"] = [each.as_json() for each in found]
+        if clip:
+            document["nodes"] = [[*version.rows] for version in versions]
+        print_json(document)
         return
     if html:
         return
-    from mattecompress.cli.difference_tables import print_difference
+    from mattecompress.cli import tables
+    from mattecompress.cli.difference_tables import print_difference, print_worst
 
-    for (before, after), each in zip(pairwise(programs), found, strict=True):
-        print_difference(str(before), str(after), each, nodes or where is not None)
+    for (before, after), each in zip(pairwise(versions), found, strict=True):
+        print_difference(before.label, after.label, each, nodes or where is not None)
+        if error:
+            print_worst(after.label, after.rows, each)
+        if after.decisions:
+            tables.print_decisions(after.program, after.decisions)
 
 
-def _write_page(
-    path: Path, files: list[Path], programs: "list[Program]", differences: "list[Difference]"
-) -> None:
-    from mattecompress.inspection.page import Version, write_page
+def _versions(
+    files: list[Path], programs: "list[Program]", error: str | None, masks: str | None, frames: int
+) -> "list[Version]":
+    """Programs with all that is known of their nodes."""
+    from mattecompress.inspection.page import Version
     from mattecompress.inspection.rows import node_rows
     from mattecompress.propagation import program_symbols
 
-    rows = [[] if program_symbols(program) else node_rows(program) for program in programs]
-    labels = [file.name for file in files]
-    write_page(path, [Version(*each) for each in zip(labels, programs, rows, strict=True)], differences)
-    say(str(path))
+    versions = []
+    for number, (file, program) in enumerate(zip(files, programs, strict=True)):
+        errors = errors_against(program, programs[0], error, frames) if error and number else None
+        decisions = _decisions(program, masks, frames) if masks else None
+        densities = decisions.densities if decisions else None
+        rows = [] if program_symbols(program) else node_rows(program, errors, densities=densities)
+        versions.append(Version(file.name, program, rows, decisions))
+    return versions
 
 
-def bisect(
-    program: ProgramPath,
-    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="Passes, separated by commas.")],
-    input: Annotated[str, typer.Option(help="The clip to measure with.", metavar="CLIP")],
-    max_error: Annotated[
-        float,
-        typer.Option(help="Allowed mean absolute difference of an output, from the program given.", min=0),
-    ] = 0.05,
-    calibration: Annotated[str | None, typer.Option(help="Clips for the passes; default: the same.")] = None,
-    clips: Annotated[int, typer.Option(help="Calibration clips to take.", min=1)] = 1,
-    frames: Annotated[int, typer.Option(help="Frames of each clip.", min=1)] = 4,
-    seed: Seed = 0,
-    json: Json = False,
-) -> int:
-    """Find the first pass whose program leaves the allowed error, and the first node that does. Exit code 1 if found.
+def _decisions(program: "Program", masks: str, frames: int) -> "Decisions | None":
+    """None of a program that has neither masks nor routers."""
+    from mattecompress.inspection.decisions import NoDecisionError
 
-    mattecompress bisect rvm.mcg -p 'ptq4vm{weights=2},lower' --input clip.mp4 --max-error 0.05
-
-    mattecompress bisect rvm.mcg -p 'mse{weights=2}' --input procedural:3 --frames 2 --json
-    """
-    from mattecompress import container
-    from mattecompress.data.sources import absolute_source, clip_inputs
-    from mattecompress.inspection.bisection import bisect as find
-    from mattecompress.pipeline import Context
-    from mattecompress.pipeline_text import parse_pipeline
-
-    passes = parse_pipeline(pipeline)
-    given = container.load(program)
-    source = calibration or input
-    (clip,) = calibration_clips(input, given, passes, 1, frames)
-    learned = calibration_clips(source, given, passes, clips, frames)
-    with progress_bar() as report:
-        context = Context(
-            [clip_inputs(given, each) for each in learned], [each.alpha for each in learned], seed=seed
-        )
-        context.progress = report
-        found = find(given, passes, clip_inputs(given, clip), max_error, context, _say_step)
-    again = None
-    if found.number is not None:
-        prefix = type(passes)(passes.passes[: found.number])
-        counts = calibration_options(source, clips, frames)
-        words = ["opt", str(program), "-p", str(prefix), *counts, "--seed", str(seed), "-o", "left.mcg"]
-        look = ["inspect", "left.mcg", "--error", absolute_source(input), "--frames", str(frames)]
-        look += ["--reference", str(program)]
-        look += ["--where", f"name={found.culprit.after[-1]}"] if found.culprit else ["--sort", "own_sqnr"]
-        again = f"mattecompress {shlex.join(words)} && mattecompress {shlex.join(look)}"
-    if json:
-        print_json({**found.as_json(), "reproduce": again})
-    else:
-        _print_bisection(found, max_error, again)
-    return int(found.number is not None)
-
-
-def _say_step(step: "StepError") -> None:
-    say(f"{step.seconds:8.3f} s  error {step.error:.3g}  {step.text}")
-
-
-def _print_bisection(found: "Bisection", max_error: float, again: str | None) -> None:
-    if found.number is None:
-        typer.echo(f"no pass leaves an error of {max_error:g}")
-        return
-    step, culprit = found.steps[-1], found.culprit
-    typer.echo(f"pass {found.number}, {step.text}, leaves an error of {max_error:g}: {step.error:.3g}")
-    if culprit:
-        where = f" in {culprit.region}" if culprit.region else ""
-        typer.echo(
-            f"first at %{culprit.before}{where}: {culprit.without:.3g} before it, {culprit.error:.3g} with it; it became"
-        )
-        for line in culprit.lines:
-            typer.echo(f"  {line}")
-    typer.echo(f"to see it again: {again}")
+    try:
+        return decisions_of(program, masks, frames)
+    except NoDecisionError:
+        return None

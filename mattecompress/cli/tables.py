@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mattecompress.cost import Cost
 from mattecompress.emulation import FrameReport
+from mattecompress.inspection.decisions import Decisions
 from mattecompress.program import Program
 
 
@@ -79,6 +80,7 @@ ERROR_COLUMNS: Columns = (
     ("SQNR dB", "sqnr", lambda value: f"{value:.1f}"),
     ("own dB", "own_sqnr", lambda value: f"{value:.1f}"),
 )
+DENSITY_COLUMNS: Columns = (("density", "density", lambda value: f"{value:.1%}"),)
 COST_COLUMNS: Columns = (
     ("M MACs", "macs", lambda value: f"{value / 1e6:.2f}"),
     ("M binary", "binary_macs", lambda value: f"{value / 1e6:.2f}"),
@@ -91,11 +93,9 @@ COST_COLUMNS: Columns = (
 def print_rows(program: Program, rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each node: its errors where they were measured, else its costs, those that no node has left out."""
     measured = any(row["error"] is not None for row in rows)
-    columns = [
-        column
-        for column in (ERROR_COLUMNS if measured else COST_COLUMNS)
-        if measured or any(row[column[1]] for row in rows)
-    ]
+    costs = [column for column in COST_COLUMNS if any(row[column[1]] for row in rows)]
+    chosen = any(row["density"] is not None for row in rows)
+    columns = [*(ERROR_COLUMNS if measured else costs), *(DENSITY_COLUMNS if chosen else ())]
     lines = [
         (
             escape(row["name"]),
@@ -108,6 +108,22 @@ def print_rows(program: Program, rows: Sequence[Mapping[str, Any]]) -> None:
     title = f"{program.name}: {len(rows)} of {len(list(program.operations()))} nodes"
     names = [name for name, _, _ in columns]
     print_table(title, ("node", "op", "region", *names), lines, len(names))
+
+
+def print_decisions(program: Program, decisions: Decisions) -> None:
+    """A line for each mask and router: what it chooses from, and the share that it chose."""
+    lines = [
+        (
+            escape(each.node),
+            each.kind,
+            escape(each.region),
+            "x".join(map(str, each.maps.shape[1:])),
+            *(f"{share:.1%}" for share in (each.density, min(each.densities), max(each.densities))),
+        )
+        for each in decisions.decisions
+    ]
+    title = f"{program.name}: what is computed in places, of {len(decisions.frames)} frames"
+    print_table(title, ("node", "kind", "region", "positions", "mean", "least", "most"), lines, 4)
 
 
 def print_memory(program: Program, rows: Sequence[Mapping[str, Any]], width: int = 40) -> None:

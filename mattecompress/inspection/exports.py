@@ -30,6 +30,7 @@ NODE_DATA = {
     "bits": "bits of weights",
     "sqnr": "SQNR, dB",
     "own_sqnr": "own SQNR, dB",
+    "density": "share that is computed",
 }
 GRADIENT = ("white", "#dc2626")
 COLOURS = {1: "#fecaca", 2: "#fed7aa", 4: "#fef08a", 8: "#bbf7d0", 16: "#bae6fd", 32: "#f3f4f6"}

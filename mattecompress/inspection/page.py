@@ -3,8 +3,10 @@
 The page loads nothing and needs no server. Its parts are `assets/page.html` (a Jinja2 template), `page.css` and
 `page.js`, joined as it is written. What the script reads stands in it as one JSON document:
 
-    {"programs": [{"label", "name", "level", "totals", "nodes": [{"id", "name", "row", "marks", "text", ...}]}],
-     "rows": [{"path", "cells": [[ID, ...], ...]}], "differences": [as `mattecompress.inspection.difference.Difference`]}
+    {"programs": [{"label", "name", "level", "totals", "nodes": [{"id", "name", "row", "marks", "text", ...}],
+                   "decisions": [{"id", "kind", "region", "density", "by_frame", "maps", ...}]}],
+     "frames": [PICTURE, ...], "rows": [{"path", "cells": [[ID, ...], ...]}],
+     "differences": [as `mattecompress.inspection.difference.Difference`]}
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +17,12 @@ from typing import Any
 import networkx
 
 from mattecompress.cost import cost
+from mattecompress.inspection.decisions import Decisions
 from mattecompress.inspection.description import kind_of, short_kind
 from mattecompress.inspection.difference import Difference
 from mattecompress.inspection.exports import NODE_DATA, Rows, sources, values
 from mattecompress.inspection.page_layout import Drawing, lay_out
+from mattecompress.inspection.page_pictures import picture_decisions, picture_frames
 from mattecompress.inspection.page_rows import SUMS, Row, align_rows, grow_tree, marks
 from mattecompress.inspection.page_template import render
 from mattecompress.inspection.rows import WORST_SMALL
@@ -38,11 +42,15 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Version:
-    """A program on the page, under a label; rows: as `node_rows` gives them, empty where a size is open."""
+    """A program on the page, under a label.
+
+    rows: as `node_rows` gives them, empty where a size is open. decisions: what it chose, all versions on one clip.
+    """
 
     label: str
     program: Program
     rows: Rows = ()
+    decisions: Decisions | None = None
 
 
 def write_page(path: Path, versions: Sequence[Version], differences: Sequence[Difference] = ()) -> None:
@@ -101,6 +109,10 @@ def page_document(
                 "level": program.level.value,
                 "totals": None if program_symbols(program) else asdict(cost(program).totals),
                 "nodes": nodes,
+                "decisions": [
+                    {**each, "id": _identifier(number, each["node"])}
+                    for each in (picture_decisions(version.decisions) if version.decisions else ())
+                ],
             }
         )
     cells = [
@@ -112,7 +124,13 @@ def page_document(
         }
         for row in rows
     ]
-    return {"programs": programs, "rows": cells, "differences": [each.as_json() for each in differences]}
+    shown = next((version.decisions for version in versions if version.decisions), None)
+    return {
+        "programs": programs,
+        "frames": picture_frames(shown) if shown else [],
+        "rows": cells,
+        "differences": [each.as_json() for each in differences],
+    }
 
 
 def _plain_row(program: Program, node: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def render(path: Path, template: str, document: dict[str, Any], **values: Any) -
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"short": short, "clipped": _clipped}
+    environment.filters |= {"short": short, "clipped": _clipped, "ended": _ended}
     document = _finite(document)
     data = htmlsafe_json_dumps(document, dumps=json.dumps, separators=(",", ":"), allow_nan=False)
     page = environment.get_template(template).render(
@@ -69,3 +69,7 @@ def short(value: float | None, unit: str = "") -> str:
 
 def _clipped(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _ended(name: str) -> str:
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

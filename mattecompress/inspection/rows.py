@@ -29,6 +29,7 @@ class NodeRow:
     maker, origins: the pass that made it, and the nodes that it comes from; empty for captured ones.
     error, sqnr: accumulated error against a reference, as a ratio and in dB; own_error, own_sqnr: what the node adds
         itself. None where nothing was compared; the ratios in dB also where there is no error.
+    density: the share of its positions that are computed, where a mask or a router chooses and a clip was run.
     """
 
     name: str
@@ -52,6 +53,7 @@ class NodeRow:
     own_error: float | None = None
     sqnr: float | None = None
     own_sqnr: float | None = None
+    density: float | None = None
 
 
 def _field_type(hint: Any) -> type:
@@ -65,11 +67,15 @@ FIELDS = {name: _field_type(hint) for name, hint in typing.get_type_hints(NodeRo
 
 
 def node_rows(
-    program: Program, errors: Mapping[str, NodeError] | None = None, known: Cost | None = None
+    program: Program,
+    errors: Mapping[str, NodeError] | None = None,
+    known: Cost | None = None,
+    densities: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """The table of a program of fixed size, as plain dictionaries with the fields of `NodeRow`, in order.
 
     errors: as `measure_errors` gives them. known: the program's cost, where it is counted already.
+    densities: as `mattecompress.inspection.decisions` has them.
 
     Raises:
         OpenSizeError: the program's sizes are symbolic.
@@ -98,6 +104,7 @@ def node_rows(
             masked=spent.masked,
             maker=facts.made.maker if facts.made else "",
             origins=",".join(facts.made.origins) if facts.made else "",
+            density=(densities or {}).get(node.name),
             **({name: getattr(error, name) for name in ERRORS} if error else {}),
         )
         rows.append(asdict(row))

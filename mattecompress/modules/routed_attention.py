@@ -65,6 +65,14 @@ class RoutedAttention(nn.Module):
         written = torch.where(valid[..., None], attended, kept.gather(1, index))
         return kept.scatter(1, index, written).view_as(refined)
 
+    def chosen(self, scores: Tensor) -> Tensor:
+        """Which tokens attend, (N,H,W) bool, by scores (N,H,W,2) as of `TokenRouter`."""
+        margin = (scores[..., 0] - scores[..., 1]).flatten(1)
+        largest, places = margin.topk(min(self.config.limit, margin.shape[1]), dim=1)
+        return (
+            torch.zeros_like(margin, dtype=torch.bool).scatter(1, places, largest > 0).view(scores.shape[:3])
+        )
+
     def shaped(self, x: Tensor, refined: Tensor, scores: Tensor) -> Tensor:
         """An empty result: how many tokens are chosen does not matter to its shape."""
         return torch.empty_like(refined)

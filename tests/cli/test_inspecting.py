@@ -13,6 +13,7 @@ from mattecompress import container
 from mattecompress.passes import PASSES
 from mattecompress.pipeline import Context, Pass
 from mattecompress.program import Program
+from tests.inspection.choosing import Masked, program_of
 
 Cli = Callable[..., Any]
 CLIP = ("--calibration", "procedural:3", "--clips", 1, "--frames", 2)
@@ -119,6 +120,45 @@ def test_inspect_error(done: Cli, refused: Callable[..., str], tiny_file: str, q
     assert alone.keys() <= measured.keys()
     assert "own dB" in done("inspect", quantized_file, "--error", "procedural:3", "--sort", "own_sqnr").out
     assert "holds no float form" in refused("inspect", tiny_file, "--error", "procedural:3")
+
+
+@pytest.fixture
+def masked_file(tmp_path: Path) -> str:
+    container.save(program_of(Masked(), 16, 24), tmp_path / "masked.mcg")
+    return "masked.mcg"
+
+
+def test_inspect_masks(done: Cli, refused: Callable[..., str], masked_file: str, tiny_file: str) -> None:
+    words = ("inspect", masked_file, "--masks", "procedural:3", "--frames", 2)
+    assert "mask" in done(*words).out and "8x12" in done(*words).out
+    document = json.loads(done(*words, "--json").out)
+    (mask,) = document["masks"]
+    assert (mask["kind"], mask["size"], len(mask["by_frame"])) == ("mask", [8, 12], 2)
+    assert {node["name"] for node in document["nodes"] if node["density"] is not None} > {mask["node"]}
+    assert "density" in done(*words, "--where", "density<1 and op=conv2d").out
+    assert "has neither masks nor routers" in refused("inspect", tiny_file, "--masks", "procedural:3")
+
+
+def test_diff_masks(done: Cli, masked_file: str, tmp_path: Path) -> None:
+    done("opt", masked_file, "-p", "lower", "-o", "lowered.mcg")
+    words = ("diff", masked_file, "lowered.mcg", "--masks", "procedural:3", "--frames", 1)
+    assert "what is computed in places, of 1 frames" in done(*words).out
+    pytest.importorskip("PIL")
+    done(*words, "--html", "page.html")
+    assert (tmp_path / "page.html").read_text().count("data-choice=") == 2
+
+
+def test_diff_error_names_the_worst(done: Cli, quantized_file: str, tiny_file: str) -> None:
+    words = ("diff", tiny_file, quantized_file, "--error", "procedural:3", "--frames", 1)
+    shown = done(*words).out
+    assert "the nodes that add most error" in shown and "own dB" in shown
+    before, after = json.loads(done(*words, "--json").out)["nodes"]
+    assert all(row["own_sqnr"] is None for row in before) and any(row["own_sqnr"] for row in after)
+    assert "nodes" not in json.loads(done("diff", tiny_file, quantized_file, "--json").out)
+
+
+def test_diff_fits_programs_of_open_size(done: Cli, open_file: str, tiny_file: str) -> None:
+    assert "nothing differs" in done("diff", open_file, tiny_file, "--error", "procedural:3").out
 
 
 def test_inspect_exports(done: Cli, tiny_file: str, tmp_path: Path) -> None:
