@@ -190,6 +190,9 @@ class _Reader:
         for name, tensor in self.root.state_dict().items():
             if tensor.is_meta:
                 raise TextError(f"module tensor '{name}' is absent")
+        for attribute in self.attributes.values():
+            while attribute.name in self.nodes:
+                attribute.name += "_"
         source = Source(self.model, tuple(self.absent))
         module = fx.GraphModule(self.root, self.graph)
         module.eval()

@@ -34,6 +34,16 @@ def test_round_trips(tiny_open: Program, passes: str) -> None:
         assert torch.equal(found, expected)
 
 
+def test_a_value_may_be_called_as_a_tensor_is() -> None:
+    text = "matte 1\nprogram net level=float\nbuffer @mean f32[1] {}\n%x : f32[1] = input\n"
+    text += "%mean : f32[1] = aten.sub.Tensor(%x, @mean)\nreturn y=%mean\n"
+    tensor = torch.ones(1)
+    program = parse_program(text.format(digest(tensor)), {"mean": tensor})
+    names = [node.name for node in program.graph.nodes]
+    assert len(names) == len(set(names)) and names == [node.name for node in program.clone().graph.nodes]
+    assert print_program(program) == text.format(digest(tensor))
+
+
 def test_equality_sees_every_bit(tiny: Program) -> None:
     other = tiny.clone()
     assert other == tiny
