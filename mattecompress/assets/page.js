@@ -28,6 +28,7 @@ function element(tag, text, name = "") {
 const views = new Map();
 const LEGIBLE = 0.4;
 const READ = 0.8;
+const LETTER = 6;
 
 function apply(svg) {
   const { x, y, zoom } = views.get(svg);
@@ -44,8 +45,8 @@ function label(svg, zoom) {
   for (const text of svg.querySelectorAll(".brief")) {
     const [width, height] = text.dataset.size.split(" ").map((length) => length * zoom);
     const parts = text.dataset.name.split(".");
-    while (parts.length > 1 && 6 * parts.join(".").length > width) parts.shift();
-    text.textContent = height > 12 ? parts.join(".") : "";
+    while (parts.length > 1 && LETTER * parts.join(".").length > width) parts.shift();
+    text.textContent = height > 12 ? parts.join(".").slice(0, Math.max(2, width / LETTER)) : "";
   }
 }
 

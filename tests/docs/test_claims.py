@@ -1,9 +1,12 @@
 """What the pages say is so: commands exist, pipelines parse, what is listed is all there is."""
 
 import importlib
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,3 +143,23 @@ def test_the_bench_table_replaces_itself(tmp_path: Path) -> None:
     readme.write_text("no markers")
     with pytest.raises(UserError, match="put them where the table goes"):
         bench["write_readme"](readme, document)
+
+
+@pytest.mark.slow
+def test_three_commands_tell_which_layers_hurt_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("COLUMNS", "200")
+    page = DOCS / "inspecting.md"
+    three, look, *_ = (block.code for block in blocks(page, "sh"))
+    assert three.count("mattecompress ") == 3
+    told, listed = (
+        subprocess.run(["bash", "-ec", code], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        for code in (three, look)
+    )
+    table, listing, *_ = (block.code for block in blocks(page, "text"))
+    worst = told.partition("the nodes that add most error")[2]
+    shown, found = (re.findall(r"^│ (\w+)", text, re.MULTILINE) for text in (table, worst))
+    assert shown == found[: len(shown)] and len(shown) == 4
+    assert listing in listed
+    assert (tmp_path / "difference.html").is_file() and (tmp_path / "history" / "index.json").is_file()
