@@ -128,6 +128,14 @@ class Idle(nn.Module):
         return torch.ops.aten.slice.Tensor(frame, 2, 0, 8) * 2
 
 
+class Ramp(nn.Module):
+    """Makes a frame darker from right to left."""
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """The frame, times the place in its row."""
+        return frame * (torch.arange(8) / 8)
+
+
 @dataclass(frozen=True)
 class Sample:
     """A pass's text, the network that it runs on, and the passes that run before."""
@@ -155,11 +163,13 @@ SAMPLES = {
         Sample("evolve-encoder{encoder=encoder stem=8 groups=[8-16-8/2] widening=[16]}", Matting),
         Sample("expand-modules", before="insert-elastic-shortcuts{exclude-first=false}"),
         Sample("fold-batch-norm"),
+        Sample("fold-constants", Ramp),
         Sample("insert-elastic-shortcuts{exclude-first=false}"),
         Sample("lower-binary", before=BINARIZE),
         Sample("lower-functions", before=f"{QUANTIZED},lower-quantized"),
         Sample("lower-masks", Matting, f"{MASKED},binarize{{method=react}},lower-binary"),
         Sample("lower-quantized", before=QUANTIZED),
+        Sample("lower-tokens", Attention, "route-tokens{limit=4 form=static}", TOKENS),
         Sample("merge-tokens", Attention, shape=TOKENS),
         Sample("partition-blocks", Matting),
         Sample("prune-tokens", Attention, shape=TOKENS),

@@ -300,7 +300,7 @@ class Lower:
         """Expand and fold what is left, then lower each kind of module."""
         strict = "{strict=true}" if self.strict else ""
         lowering = f"lower-quantized{strict},lower-binary{strict},lower-functions,lower-masks"
-        return f"expand-modules,fold-batch-norm,{lowering},canonicalize"
+        return f"expand-modules,lower-tokens,fold-batch-norm,{lowering},fold-constants,canonicalize"
 
 
 PIPELINES: dict[str, type[NamedPipeline]] = {

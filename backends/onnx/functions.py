@@ -5,7 +5,7 @@ dilations and group. A packed tensor is unpacked to -1, 0 and +1 and convolved i
 stay far below 2**24.
 """
 
-from mattecompress.backends.onnx import reproducible, tiles
+from mattecompress.backends.onnx import reproducible, routing, tiles
 
 DOMAIN = "matte"
 VERSION = 1
@@ -208,6 +208,7 @@ FUNCTIONS = {
     "dequantize": _DEQUANTIZE,
     "quantized_conv2d": _QUANTIZED_CONV2D,
     **reproducible.FUNCTIONS,
+    **routing.FUNCTIONS,
     **tiles.FUNCTIONS,
 }
 """Body of each function in ONNX's text form. Weights of `quantized_conv2d` are INT8 or INT4; they are raised to

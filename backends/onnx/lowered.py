@@ -182,6 +182,15 @@ RULES: Mapping[Any, Rule] = {
     matte.spread_tiles.default: lambda call: call.emit_function(
         "spread_tiles", call.value("values"), call.value("tiles"), size=list(call["size"])
     ),
+    matte.choose_tokens.default: lambda call: call.emit_function(
+        "choose_tokens", call.value("margin"), limit=call["limit"]
+    ),
+    matte.gather_tokens.default: lambda call: call.emit_function(
+        "gather_tokens", call.value("x"), call.value("places")
+    ),
+    matte.scatter_tokens.default: lambda call: call.emit_function(
+        "scatter_tokens", call.value("rows"), call.value("places"), call.value("base")
+    ),
     matte.masked_binary_conv2d.default: _masked(_binary_convolution),
     matte.masked_quantized_conv2d.default: _masked(_quantized_convolution),
     matte.masked_conv2d.default: _masked(_float_convolution),

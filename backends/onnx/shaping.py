@@ -109,6 +109,11 @@ def _expand(call: Call) -> str:
     return call.emit("Expand", call.value("self"), call.size_vector(sizes))
 
 
+def _like_other(kind: str) -> Rule:
+    """`Reshape` or `Expand` to the shape of another tensor."""
+    return lambda call: call.emit(kind, call.value("self"), call.emit("Shape", call.value("other")))
+
+
 def _repeat(call: Call) -> str:
     grown = len(call["repeats"]) - call.rank("self")
     value = call.value("self")
@@ -232,6 +237,7 @@ RULES: Mapping[Any, Rule] = {
     aten.view.default: _reshape("size"),
     aten._unsafe_view.default: _reshape("size"),
     aten.reshape.default: _reshape("shape"),
+    aten.view_as.default: _like_other("Reshape"),
     aten.flatten.using_ints: _flatten,
     aten.permute.default: _permute,
     aten.transpose.int: _transpose,
@@ -240,6 +246,7 @@ RULES: Mapping[Any, Rule] = {
     aten.squeeze.dim: _squeeze,
     aten.squeeze.dims: _squeeze,
     aten.expand.default: _expand,
+    aten.expand_as.default: _like_other("Expand"),
     aten.repeat.default: _repeat,
     aten.constant_pad_nd.default: _pad_constant,
     aten.pad.default: _pad_any,

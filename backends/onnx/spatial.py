@@ -28,6 +28,20 @@ def _convolution(call: Call) -> str:
     return _convolve(call, pads(_pair(call["padding"])))
 
 
+def _line_convolution(call: Call) -> str:
+    (stride,), (padding,), (dilation,) = call["stride"], call["padding"], call["dilation"]
+    return call.emit(
+        "Conv",
+        call.value("input"),
+        call.value("weight"),
+        call.optional("bias"),
+        strides=[stride],
+        pads=pads([padding]),
+        dilations=[dilation],
+        group=call["groups"],
+    )
+
+
 def _convolution_padding(call: Call) -> str:
     """Padding `valid` or `same`; the odd row or column of `same` goes behind."""
     if call["padding"] == "valid":
@@ -186,8 +200,8 @@ def _mean_of_all(call: Call) -> str:
     return call.emit("ReduceMean", call.value("self", call.dtype), keepdims=0)
 
 
-def _softmax(call: Call) -> str:
-    return call.emit("Softmax", call.value("self", call.dtype), axis=call.axis("self"))
+def _softmax(kind: str) -> Rule:
+    return lambda call: call.emit(kind, call.value("self", call.dtype), axis=call.axis("self"))
 
 
 def _matmul(left: str, right: str) -> Rule:
@@ -254,6 +268,7 @@ def _mask(call: Call) -> str:
 
 
 RULES: Mapping[Any, Rule] = {
+    aten.conv1d.default: _line_convolution,
     aten.conv2d.default: _convolution,
     aten.conv2d.padding: _convolution_padding,
     aten.conv_transpose2d.input: _transposed_convolution,
@@ -269,8 +284,9 @@ RULES: Mapping[Any, Rule] = {
     aten.sum.dim_IntList: _reduction("ReduceSum"),
     aten.amax.default: _reduction("ReduceMax"),
     aten.amin.default: _reduction("ReduceMin"),
-    aten.softmax.int: _softmax,
-    aten._softmax.default: _softmax,
+    aten.softmax.int: _softmax("Softmax"),
+    aten._softmax.default: _softmax("Softmax"),
+    aten.log_softmax.int: _softmax("LogSoftmax"),
     aten.matmul.default: _matmul("self", "other"),
     aten.bmm.default: _matmul("self", "mat2"),
     aten.mm.default: _matmul("self", "mat2"),

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from mattecompress.backends.onnx import Onnx
-from mattecompress.modules.token_router import TokenRouter
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.program import Program
 from tests.models.vit import random_inputs, tiny_program
-from tests.passes.attention_nets import mixer
+from tests.passes.attention_nets import inclined, mixer
 
 FORMS = (
     "rewrite-attention{queries=8}",
@@ -20,16 +18,6 @@ FORMS = (
     "prune-tokens{method=evit}",
     "prune-tokens",
 )
-
-
-def inclined(program: Program, margin: float) -> Program:
-    """Routers that say yes to more or fewer tokens."""
-    for node in program.called_modules(TokenRouter):
-        router = program.module(node)
-        with torch.no_grad():
-            router.out_conv[-2].weight.mul_(20)
-            router.out_conv[-2].bias.copy_(torch.tensor([margin, 0.0]))
-    return program
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -57,3 +45,14 @@ def test_a_transformer_agrees(pipeline: str) -> None:
     artifact, inputs = Onnx(verify=False, simplify=False).compile(program), random_inputs(program)
     found = artifact.run(**inputs)["alpha"]
     torch.testing.assert_close(found, program.run(**inputs)["alpha"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("margin", [-1e3, 0.0, 1e3])
+@torch.no_grad()
+def test_lowered_routing_agrees(margin: float, batch: int) -> None:
+    form = parse_pipeline("route-tokens{limit=5 form=static}").run(mixer(batch=batch))
+    program = parse_pipeline("lower").run(inclined(form, margin))
+    x = torch.randn(batch, 3, 4, 8)
+    artifact = Onnx(verify=False).compile(program)
+    torch.testing.assert_close(artifact.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-4)
