@@ -22,7 +22,9 @@ from mattecompress.backends.tvm.schedules.guard import guard_loops
 from mattecompress.backends.tvm.schedules.injective import schedule_injective
 from mattecompress.backends.tvm.schedules.pieces import cut_loops, join_rows
 from mattecompress.backends.tvm.schedules.pooling import schedule_pooling
+from mattecompress.backends.tvm.schedules.product import schedule_product
 from mattecompress.backends.tvm.schedules.relayout import PackedFunction, replace_functions
+from mattecompress.backends.tvm.schedules.rows import schedule_rows
 from mattecompress.backends.tvm.schedules.stages import RefusalError
 from mattecompress.backends.tvm.schedules.winograd import schedule_winograd
 from mattecompress.backends.tvm.targets import Target
@@ -57,6 +59,8 @@ RULES: dict[str, Rule] = {
     "binary depthwise": adapted(schedule_binary_depthwise),
     "integer convolution": adapted(schedule_integer_convolution),
     "packing": adapted(schedule_packing),
+    "product": schedule_product,
+    "rows": schedule_rows,
     "pooling": schedule_pooling,
     "frame": schedule_frame,
     "injective": schedule_injective,

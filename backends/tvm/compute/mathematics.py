@@ -26,6 +26,23 @@ from mattecompress.ops.reproducible import (
 
 Expression = Any
 
+ERF_SCALE = 0.3275911
+ERF_POLYNOMIAL = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+LOG_POLYNOMIAL = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+LN2_HIGH_OF_LOG, LN2_LOW_OF_LOG = 0.693359375, 2.12194440e-4
+ROOT_HALF_BITS = 0x3F3504F3
+"""The bits of sqrt(1/2), as float32."""
+
 
 def constant(value: float, dtype: str = "float32") -> Expression:
     """A floating-point constant."""
@@ -182,6 +199,42 @@ def tanh(value: Expression) -> Expression:
         return tirx.reinterpret("float32", tirx.reinterpret("int32", positive) | bits)
 
     return named(value, signed)
+
+
+def gelu(value: Expression) -> Expression:
+    """x / 2 * (1 + erf(x / sqrt(2))), with erf to 2e-7: Abramowitz and Stegun, "Handbook", 1964, 7.1.26."""
+
+    def element(x: Expression) -> Expression:
+        size = tirx.max(x, constant(0.0) - x)
+        t = quotient(constant(1.0), size * constant(ERF_SCALE * 0.5**0.5) + constant(1.0))
+        fall = exp(product(product(x, x), constant(-0.5)))
+        tail = named(t, lambda t: product(product(_horner(ERF_POLYNOMIAL, t), t), fall))
+        half = product(x, constant(0.5))
+        return named(
+            tail, lambda r: tirx.max(x, constant(0.0)) - product(tirx.max(half, constant(0.0) - half), r)
+        )
+
+    return named(value, element)
+
+
+def log(value: Expression) -> Expression:
+    """The natural logarithm of a normal number above 0, to 2 ulp: as `logf` of the Cephes library."""
+
+    def result(r: Expression, exponent: Expression) -> Expression:
+        square = product(r, r)
+        tail = product(product(_horner(LOG_POLYNOMIAL, r), r), square) + exponent * constant(-LN2_LOW_OF_LOG)
+        return (r + (square * constant(-0.5) + tail)) + exponent * constant(LN2_HIGH_OF_LOG)
+
+    def reduced(bits: Expression) -> Expression:
+        power = (bits - tirx.const(ROOT_HALF_BITS, "int32")) >> tirx.const(23, "int32")
+
+        def mantissa(n: Expression) -> Expression:
+            near_one = tirx.reinterpret("float32", bits - (n << tirx.const(23, "int32")))
+            return named(near_one - constant(1.0), lambda r: result(r, n.astype("float32")))
+
+        return named(power, mantissa)
+
+    return named(tirx.reinterpret("int32", value), reduced)
 
 
 def _horner(coefficients: tuple[float, ...], x: Expression) -> Expression:

@@ -95,20 +95,41 @@ def read(tensor: te.Tensor, index: Sequence[Index]) -> Expression:
     return tensor(*(clipped[axis] for axis in STORAGE_ORDER) if len(shape) == 4 else clipped)
 
 
-def stored(tensor: torch.Tensor, rank: int | None = None) -> Array:
-    """A logical constant in storage order, with ones before its shape up to `rank`."""
+def read_as_is(tensor: te.Tensor, index: Sequence[Index]) -> Expression:
+    """The element of a tensor in the order of its axes, at an index of a shape that it broadcasts to."""
+    aligned = index[len(index) - len(tensor.shape) :]
+    return tensor(*(0 if int(size) == 1 else i for size, i in zip(tensor.shape, aligned, strict=True)))
+
+
+def in_order(tensor: torch.Tensor, rank: int | None = None) -> Array:
+    """A constant in the order of its axes, with ones before its shape up to `rank`."""
     tensor = tensor.detach().cpu()
     if rank is not None:
         tensor = tensor.reshape((1,) * (rank - tensor.ndim) + tuple(tensor.shape))
-    if tensor.ndim == 4:
-        tensor = tensor.permute(STORAGE_ORDER)
     return np.ascontiguousarray(tensor.numpy())
 
 
+def stored(tensor: torch.Tensor, rank: int | None = None) -> Array:
+    """A logical constant in storage order, with ones before its shape up to `rank`."""
+    array = in_order(tensor, rank)
+    return np.ascontiguousarray(array.transpose(STORAGE_ORDER)) if array.ndim == 4 else array
+
+
 def elementwise(
-    name: str, shape: Sequence[int], function: Callable[..., Expression], *tensors: te.Tensor
+    name: str,
+    shape: Sequence[int],
+    function: Callable[..., Expression],
+    *tensors: te.Tensor,
+    as_is: bool = False,
 ) -> te.Tensor:
-    """`function` of one element of each tensor, broadcast to the logical `shape`."""
+    """`function` of one element of each tensor, broadcast to the logical `shape`.
+
+    as_is: tensors of rank 4, and the result, are in the order of their axes.
+    """
+    if as_is:
+        return te.compute(
+            shape, lambda *index: function(*(read_as_is(tensor, index) for tensor in tensors)), name=name
+        )
     return te.compute(
         storage_shape(shape),
         lambda *index: function(*(read(tensor, logical_index(index)) for tensor in tensors)),

@@ -1,16 +1,28 @@
 """What a converter of one ATen operation sees and returns."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
-from tvm import relax
+from tvm import relax, te
 
-from mattecompress.backends.tvm.compute.operands import INJECTIVE, View, emit, in_memory, stored
+from mattecompress.backends.tvm.compute.operands import (
+    INJECTIVE,
+    LOGICAL_ORDER,
+    STORAGE_ORDER,
+    View,
+    compose,
+    emit,
+    in_memory,
+    in_order,
+    stored,
+)
 from mattecompress.program import Program
 
+IMAGE_RANK = 4
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float16: "float16",
@@ -29,12 +41,14 @@ class Conversion:
     name: of its kernel, when it gets one.
     pattern: how the kernel may be fused with its neighbours.
     done: the value is in memory already, or a view of what is.
+    as_is: a value of rank 4 is in the order of its axes, as tokens are, and not in that of images, NHWC.
     """
 
     view: View
     name: str
     pattern: int
     done: bool = False
+    as_is: bool = False
 
 
 @dataclass
@@ -42,6 +56,7 @@ class Scope:
     """The function under construction: the program, the builder, and the values of the nodes so far.
 
     planar: the inputs of rank 4 as views of the caller's NCHW tensors.
+    tokens: values of rank 4 in the order of their axes; `kept` names those that are held so.
     in_frame: whether the node at hand belongs to the frame, the last pass over whole images.
     """
 
@@ -49,6 +64,8 @@ class Scope:
     builder: relax.BlockBuilder
     values: dict[fx.Node, View] = field(default_factory=dict)
     planar: dict[fx.Node, View] = field(default_factory=dict)
+    tokens: dict[fx.Node, View] = field(default_factory=dict)
+    kept: set[fx.Node] = field(default_factory=set)
     in_frame: bool = False
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -65,9 +82,43 @@ class Scope:
             return self.constant(stored(self.program.tensor(node), rank))
         if self.in_frame and node in self.planar:
             return self.planar[node]
+        if node not in self.values and node in self.tokens:
+            self.values[node] = reordered(self.tokens[node], STORAGE_ORDER, self.shape(node))
         if node not in self.values:
             self.values[node] = in_memory(emit(self.builder, "to_nhwc", INJECTIVE, self.planar[node]))
         return self.values[node]
+
+    def as_is(self, node: fx.Node, rank: int | None = None) -> View:
+        """The value of an activation, or of a constant as of `view`, in the order of its axes."""
+        if node.op == "get_attr":
+            return self.constant(in_order(self.program.tensor(node), rank))
+        if len(self.shape(node)) != IMAGE_RANK:
+            return self.view(node)
+        if node not in self.tokens:
+            view, shape = self.view(node), self.shape(node)
+            self.tokens[node] = reordered(view, LOGICAL_ORDER, [shape[axis] for axis in STORAGE_ORDER])
+        return self.tokens[node]
+
+    def are_tokens(self, nodes: Iterable[fx.Node]) -> bool:
+        """Whether there are activations of rank 4 among nodes, and all of them are held in the order of their axes."""
+        images = [node for node in nodes if node.op != "get_attr" and len(self.shape(node)) == IMAGE_RANK]
+        return bool(images) and self.kept.issuperset(images)
+
+    def keep(self, node: fx.Node, view: View, as_is: bool) -> None:
+        """Hold the value of a node."""
+        if as_is and len(self.shape(node)) == IMAGE_RANK:
+            self.tokens[node] = view
+            self.kept.add(node)
+        else:
+            self.values[node] = view
+
+    def memory(self, node: fx.Node) -> View:
+        """An activation or a constant in memory in the order of its axes; computes it there if it was a view."""
+        view = self.as_is(node)
+        if not view.is_stored:
+            view = in_memory(emit(self.builder, "lay_out", INJECTIVE, view))
+            self.keep(node, view, as_is=True)
+        return view
 
     def sample(self, node: fx.Node) -> View:
         """The value of an activation for a reader that takes few of its elements: an input as the caller gave it."""
@@ -95,3 +146,17 @@ class Scope:
     def constant(self, array: np.ndarray[Any, Any]) -> View:
         """A constant in memory."""
         return in_memory(relax.const(array))
+
+
+def reordered(view: View, axes: Sequence[int], shape: Sequence[int]) -> View:
+    """The view of shape `shape` with its axes in another order."""
+    places = [list(axes).index(axis) for axis in range(len(axes))]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return te.compute(
+            [shape[axis] for axis in axes],
+            lambda *index: x(*(index[place] for place in places)),
+            name="order",
+        )
+
+    return compose(compute, [view])

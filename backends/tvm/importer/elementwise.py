@@ -21,13 +21,15 @@ from mattecompress.backends.tvm.compute.mathematics import (
 from mattecompress.backends.tvm.compute.operands import (
     BROADCAST,
     ELEMENTWISE,
+    INJECTIVE,
     Expression,
     View,
     compose,
     elementwise,
     stored,
 )
-from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.backends.tvm.importer.conversion import IMAGE_RANK, Conversion, Scope
+from mattecompress.program import Program
 
 aten, matte = torch.ops.aten, torch.ops.matte
 
@@ -71,6 +73,9 @@ FUNCTIONS: dict[Any, Callable[..., Expression]] = {
     matte.sigmoid.default: mathematics.sigmoid,
     matte.tanh.default: mathematics.tanh,
     aten.neg.default: lambda x: like(x, 0.0) - x,
+    aten.gelu.default: in_single(mathematics.gelu),
+    aten.sqrt.default: tirx.sqrt,
+    aten.pow.Tensor_Scalar: lambda x, exponent: product(x, x),
     aten.abs.default: lambda x: tirx.max(x, like(x, 0.0) - x),
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
@@ -109,20 +114,25 @@ _BINARY = {
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
     """Any node of `FUNCTIONS`: tensors broadcast and take the type of the result, numbers become constants."""
-    view = _compute(scope, node, FUNCTIONS[node.target], scope.dtype(node))
-    return Conversion(view, str(node.target).split(".")[1].strip("_"), _pattern(scope, node))
+    as_is = scope.are_tokens(node.all_input_nodes)
+    view = _compute(scope, node, FUNCTIONS[node.target], scope.dtype(node), as_is)
+    name = str(node.target).split(".")[1].strip("_")
+    return Conversion(view, name, _pattern(scope, node), as_is=as_is)
 
 
 def compare(scope: Scope, node: fx.Node) -> Conversion:
     """Any node of `COMPARISONS`: whoever reads the truth values computes them."""
-    view = _compute(scope, node, COMPARISONS[node.target], scope.dtype(node.args[0]))  # type: ignore[arg-type]
-    return Conversion(view, "compare", BROADCAST, done=True)
+    as_is, dtype = scope.are_tokens(node.all_input_nodes), scope.dtype(node.args[0])  # type: ignore[arg-type]
+    view = _compute(scope, node, COMPARISONS[node.target], dtype, as_is)
+    return Conversion(view, "compare", BROADCAST, done=True, as_is=as_is)
 
 
-def _compute(scope: Scope, node: fx.Node, function: Callable[..., Expression], dtype: str) -> View:
+def _compute(
+    scope: Scope, node: fx.Node, function: Callable[..., Expression], dtype: str, as_is: bool
+) -> View:
     """The function of the node's arguments, all of `dtype` but truth values."""
     shape = scope.shape(node)
-    arguments = [_operand(scope, node, position, dtype) for position in range(len(node.args))]
+    arguments = [_operand(scope, node, position, dtype, as_is) for position in range(len(node.args))]
     tensors = [argument for argument in arguments if isinstance(argument, View)]
 
     def compute(*sources: Any) -> Any:
@@ -131,7 +141,7 @@ def _compute(scope: Scope, node: fx.Node, function: Callable[..., Expression], d
             values = [_cast(next(remaining), dtype) if isinstance(a, View) else a for a in arguments]
             return function(*values, **node.kwargs)
 
-        return elementwise("elementwise", shape, element, *sources)
+        return elementwise("elementwise", shape, element, *sources, as_is=as_is)
 
     return compose(compute, tensors)
 
@@ -143,17 +153,25 @@ def _cast(value: Expression, dtype: str) -> Expression:
 def _pattern(scope: Scope, node: fx.Node) -> int:
     """Elementwise, so that a convolution takes it as epilogue, if all activations have the shape of the result.
 
-    Gathered tiles count as such: they are no convolution's result.
+    Gathered tiles count as such: they are no convolution's result. Injective, so that nothing takes it, where tokens
+    are moved on their way into it.
     """
     gathered = matte.gather_tiles.default
     sources = [
         source for source in node.all_input_nodes if source.op != "get_attr" and source.target is not gathered
     ]
+    if any(_is_moved(scope, source) for source in sources):
+        return INJECTIVE
     same = all(scope.shape(source) == scope.shape(node) for source in sources)
     return ELEMENTWISE if same else BROADCAST
 
 
-def _operand(scope: Scope, node: fx.Node, position: int, dtype: str) -> Any:
+def _is_moved(scope: Scope, source: fx.Node) -> bool:
+    tokens = source in scope.kept or len(scope.shape(source)) != IMAGE_RANK
+    return tokens and not scope.as_is(source).is_stored
+
+
+def _operand(scope: Scope, node: fx.Node, position: int, dtype: str, as_is: bool) -> Any:
     argument = node.args[position]
     if isinstance(argument, fx.Node):
         tensor = scope.tensor(argument) if argument.op == "get_attr" else None
@@ -161,20 +179,41 @@ def _operand(scope: Scope, node: fx.Node, position: int, dtype: str) -> Any:
             return constant(tensor.item(), dtype)
         if tensor is not None and node.target is aten.prelu.default:
             return scope.constant(stored(tensor.reshape(-1, *(1,) * (len(scope.shape(node)) - 2))))
-        return scope.view(argument, len(scope.shape(node)))
+        return (scope.as_is if as_is else scope.view)(argument, len(scope.shape(node)))
     if node.target in _BINARY and position < 2:
         return constant(float(argument), dtype)  # type: ignore[arg-type]
     return argument
 
 
 def cast(scope: Scope, node: fx.Node) -> Conversion:
-    """`aten.to.dtype` between floating-point types."""
+    """`aten.to.dtype` to a floating-point type."""
     source, dtype = node.args[0], scope.dtype(node)
+    assert isinstance(source, fx.Node)
+    as_is = scope.are_tokens([source])
 
     def compute(x: te.Tensor) -> te.Tensor:
         return te.compute(x.shape, lambda *index: x(*index).astype(dtype), name="cast")
 
-    return Conversion(compose(compute, [scope.view(source)]), "cast", ELEMENTWISE)  # type: ignore[arg-type]
+    view = scope.as_is(source) if as_is else scope.view(source)
+    return Conversion(compose(compute, [view]), "cast", ELEMENTWISE, as_is=as_is)
 
 
 CONVERTERS = {**dict.fromkeys(FUNCTIONS, convert), **dict.fromkeys(COMPARISONS, compare), aten.to.dtype: cast}
+
+
+def _refuse_power(program: Program, node: fx.Node) -> str | None:
+    exponent = node.args[1]
+    return None if exponent == 2 else f"powers are implemented for exponent 2, not {exponent}"
+
+
+def _refuse_gelu(program: Program, node: fx.Node) -> str | None:
+    approximate = node.kwargs.get("approximate", "none")
+    return (
+        None if approximate == "none" else f"gelu is implemented exactly, not approximated by {approximate}"
+    )
+
+
+REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
+    aten.pow.Tensor_Scalar: _refuse_power,
+    aten.gelu.default: _refuse_gelu,
+}

@@ -16,7 +16,7 @@ from mattecompress.backends.tvm.compute.operands import (
     in_memory,
     storage_shape,
 )
-from mattecompress.backends.tvm.importer import convolution, elementwise, lowered, structure
+from mattecompress.backends.tvm.importer import convolution, elementwise, layout, lowered, structure, tokens
 from mattecompress.backends.tvm.importer.absorption import RESIZES, absorb
 from mattecompress.backends.tvm.importer.conversion import DTYPE_NAMES, Conversion, Scope
 from mattecompress.program import Program
@@ -25,8 +25,11 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     **elementwise.CONVERTERS,
     **convolution.CONVERTERS,
     **structure.CONVERTERS,
+    **layout.CONVERTERS,
+    **tokens.CONVERTERS,
     **lowered.CONVERTERS,
 }
+REFUSALS = {**elementwise.REFUSALS, **structure.REFUSALS, **layout.REFUSALS, **tokens.REFUSALS}
 
 
 def supports(program: Program, node: fx.Node) -> str | None:
@@ -41,7 +44,7 @@ def supports(program: Program, node: fx.Node) -> str | None:
         return "its size is open: run `set-resolution` first"
     if facts.dtype not in DTYPE_NAMES:
         return f"no kernels compute in {facts.dtype}"
-    refusal = structure.REFUSALS.get(node.target)
+    refusal = REFUSALS.get(node.target)
     return refusal(program, node) if refusal else None
 
 
@@ -73,11 +76,10 @@ def _import_nodes(scope: Scope) -> list[relax.Var]:
     for node in scope.program.operations():
         scope.in_frame = node in absorption.frame
         conversion = CONVERTERS[node.target](scope, node)
-        if conversion.done or node in absorption:
-            scope.values[node] = conversion.view
-        else:
-            variable = emit(scope.builder, conversion.name, conversion.pattern, conversion.view)
-            scope.values[node] = in_memory(variable)
+        view = conversion.view
+        if not conversion.done and node not in absorption:
+            view = in_memory(emit(scope.builder, conversion.name, conversion.pattern, view))
+        scope.keep(node, view, conversion.as_is)
         if node in outputs and node not in absorption:
             results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
     scope.in_frame = True

@@ -18,6 +18,8 @@ from mattecompress.backends.tvm.compute.operands import (
     Expression,
     Index,
     compose,
+    emit,
+    in_memory,
     select,
     storage_shape,
 )
@@ -48,9 +50,10 @@ BITS = {
 
 def _slice(scope: Scope, node: fx.Node) -> Conversion:
     source, axis, start, _, step = _filled(node, (None, 0, None, None, 1))
+    as_is = scope.are_tokens([source])
     size = scope.shape(source)[axis]
     start = 0 if start is None else min(start + size if start < 0 else start, size)
-    rank, as_given = len(scope.shape(source)), source.target in BITS
+    rank, as_given = len(scope.shape(source)), as_is or source.target in BITS
     at = STORAGE_ORDER.index(axis % rank) if rank == 4 and not as_given else axis % rank
     shape = scope.shape(node) if as_given else storage_shape(scope.shape(node))
 
@@ -60,13 +63,15 @@ def _slice(scope: Scope, node: fx.Node) -> Conversion:
 
         return te.compute(shape, element, name="slice")
 
-    return Conversion(compose(compute, [scope.view(source)]), "slice", INJECTIVE)
+    view = scope.as_is(source) if as_is else scope.view(source)
+    return Conversion(compose(compute, [view]), "slice", INJECTIVE, as_is=as_is)
 
 
 def _join(scope: Scope, node: fx.Node) -> Conversion:
     sources, axis = _filled(node, (None, 0))
-    rank = len(scope.shape(node))
-    at = STORAGE_ORDER.index(axis % rank) if rank == 4 else axis % rank
+    rank, as_is = len(scope.shape(node)), scope.are_tokens(sources)
+    at = STORAGE_ORDER.index(axis % rank) if rank == 4 and not as_is else axis % rank
+    shape = scope.shape(node) if as_is else storage_shape(scope.shape(node))
     ends = np.cumsum([scope.shape(source)[axis] for source in sources]).tolist()
     starts = [0, *ends[:-1]]
 
@@ -82,14 +87,17 @@ def _join(scope: Scope, node: fx.Node) -> Conversion:
                 value = select(place < end, piece, value)
             return value
 
-        return te.compute(storage_shape(scope.shape(node)), element, name="join")
+        return te.compute(shape, element, name="join")
 
-    few = [rank == 4 and scope.shape(source)[1] <= FEW_CHANNELS for source in sources]
-    views = [
-        scope.sample(source) if some else scope.view(source)
-        for source, some in zip(sources, few, strict=True)
-    ]
-    return Conversion(compose(compute, views), "join", INJECTIVE)
+    if as_is:
+        views = [scope.as_is(source) for source in sources]
+    else:
+        few = [rank == 4 and scope.shape(source)[1] <= FEW_CHANNELS for source in sources]
+        views = [
+            scope.sample(source) if some else scope.view(source)
+            for source, some in zip(sources, few, strict=True)
+        ]
+    return Conversion(compose(compute, views), "join", INJECTIVE, as_is=as_is)
 
 
 def _resize(scope: Scope, node: fx.Node) -> Conversion:
@@ -139,10 +147,23 @@ def _plane_mean(scope: Scope, node: fx.Node) -> Conversion:
 
 
 def _mean(scope: Scope, node: fx.Node) -> Conversion:
+    if _axes(node) == {1, 2}:
+        return _grid_mean(scope, node)
     compute = channel_mean if _axes(node) == {1} else plane_mean
     if scope.in_frame:
         return Conversion(compose(few_channels_mean, [scope.view(node.args[0])]), "mean", INJECTIVE)  # type: ignore[arg-type]
     return Conversion(compose(compute, [scope.view(node.args[0])]), compute.__name__, OPAQUE)  # type: ignore[arg-type]
+
+
+def _grid_mean(scope: Scope, node: fx.Node) -> Conversion:
+    """Of tokens (N,H,W,C), which are in memory as images of C channels are."""
+    shape = scope.shape(node)
+    mean = in_memory(emit(scope.builder, "mean", OPAQUE, compose(plane_mean, [scope.as_is(node.args[0])])))  # type: ignore[arg-type]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return te.compute(shape, lambda n, *index: x(n, 0, 0, index[-1]), name="mean")
+
+    return Conversion(compose(compute, [mean]), "mean", INJECTIVE, done=True, as_is=True)
 
 
 def _refuse_adaptive(program: Program, node: fx.Node) -> str | None:
@@ -152,9 +173,12 @@ def _refuse_adaptive(program: Program, node: fx.Node) -> str | None:
 
 def _refuse_mean(program: Program, node: fx.Node) -> str | None:
     keeps = len(node.args) > 2 and bool(node.args[2])
-    if len(program.facts(node.args[0]).shape) == 4 and keeps and _axes(node) in ({1}, {2, 3}):  # type: ignore[arg-type]
+    image = len(program.facts(node.args[0]).shape) == 4  # type: ignore[arg-type]
+    if image and (_axes(node) == {1, 2} or (keeps and _axes(node) in ({1}, {2, 3}))):
         return None
-    return "a mean must keep its dimensions and run over channels or over the plane of an image"
+    return (
+        "a mean must keep its dimensions and run over channels or over the plane of an image, or over tokens"
+    )
 
 
 def _axes(node: fx.Node) -> set[int]:

@@ -72,6 +72,16 @@ def test_tanh_is_odd_and_zero_at_zero():
     assert evaluate(mathematics.tanh, np.zeros(COUNT, np.float32)).max() == 0
 
 
+def test_log_to_two_units_and_gelu_to_a_millionth():
+    x = np.geomspace(1e-37, 3e38, COUNT, dtype=np.float32)
+    expected = np.log(x.astype(np.float64))
+    errors = np.abs(evaluate(mathematics.log, x) - expected) / np.spacing(np.abs(expected).astype(np.float32))
+    assert errors.max() <= 2
+    x = np.linspace(-12, 12, COUNT, dtype=np.float32)
+    exact = torch.nn.functional.gelu(torch.from_numpy(x).double()).numpy()
+    assert (np.abs(evaluate(mathematics.gelu, x) - exact) <= 1e-6 * np.maximum(1, np.abs(x))).all()
+
+
 def test_rounding_takes_ties_to_even():
     x = np.linspace(-4096, 4096, COUNT, dtype=np.float32)
     x[:5] = (-2.5, -0.5, 0.5, 1.5, 4194303.5)
