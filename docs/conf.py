@@ -20,7 +20,8 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 CONTENTS = {
-    "Use": "docs/quick-start docs/inspecting docs/deploying-on-arm docs/training-bivm docs/datasets",
+    "Use": "docs/quick-start docs/inspecting docs/deploying-on-arm docs/training-bivm docs/training-mematte "
+    "docs/datasets",
     "Examples": "examples/README examples/*/README",
     "Look up": "docs/command-line docs/pass-catalogue docs/text-form docs/numerics CHANGELOG",
     "Extend": "docs/writing-a-pass docs/writing-a-kernel",

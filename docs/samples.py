@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +155,7 @@ TOKENS = (1, 4, 4, 8)
 SAMPLES = {
     sample.text.partition("{")[0]: sample
     for sample in (
+        Sample("attach-distillation{encoder=layer}", partial(Block, 3)),
         Sample("attach-mimicking{encoder=encoder}", Matting, MASKED),
         Sample(BINARIZE),
         Sample("calibrate-affine{epochs=20 rate=0.003}", before=QUANTIZED),

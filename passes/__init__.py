@@ -1,6 +1,7 @@
 """Passes: one file, one class, one sentence that says what holds before and after."""
 
 PASSES = {
+    "attach-distillation": "attach_distillation:AttachDistillation",
     "attach-mimicking": "attach_mimicking:AttachMimicking",
     "binarize": "binarize:Binarize",
     "calibrate-affine": "calibrate_affine:CalibrateAffine",

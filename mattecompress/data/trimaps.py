@@ -18,20 +18,20 @@ class TrimapError(UserError):
     """A program needs a trimap and there is none, or takes none."""
 
 
-def make_trimap(alpha: Tensor, radius: int = RADIUS) -> Tensor:
+def make_trimap(alpha: Tensor, radius: int = RADIUS, inner: int | None = None) -> Tensor:
     """The trimap of a known alpha: unknown is whatever has a pixel that is neither 0 nor 1, or an edge, nearby.
 
     Args:
         alpha: (T,1,H,W) in 0..1.
         radius: how far nearby reaches, in pixels, along each axis.
+        inner: how far it reaches into what is foreground; by default as far.
 
     Returns:
         (T,1,H,W) of 0, 1/2 and 1, in alpha's type.
     """
-    size = 2 * radius + 1
     touched, opaque = (alpha > 0).to(alpha.dtype), (alpha >= 1).to(alpha.dtype)
-    possible = F.max_pool2d(touched, size, stride=1, padding=radius)
-    certain = -F.max_pool2d(-opaque, size, stride=1, padding=radius)
+    possible = _spread(touched, radius)
+    certain = -_spread(-opaque, radius if inner is None else inner)
     return (possible + certain) / 2
 
 
@@ -56,3 +56,7 @@ def read_trimaps(source: str, like: Path, size: Size | None, limit: int | None =
 
 def _nearest(frame: Tensor, size: Size | None) -> Tensor:
     return frame if size is None else F.interpolate(frame[None], size, mode="nearest-exact")[0]
+
+
+def _spread(image: Tensor, radius: int) -> Tensor:
+    return F.max_pool2d(image, 2 * radius + 1, stride=1, padding=radius)

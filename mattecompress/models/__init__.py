@@ -19,10 +19,12 @@ MODELS = {
     "bivm-32bit": "bimatting:bivm_float",
     "mematte-base": "mematte:base",
     "mematte-small": "mematte:small",
+    "mematte-tiny": "mematte:tiny",
     "rvm-mobilenetv3": "rvm:mobilenetv3",
     "rvm-resnet50": "rvm:resnet50",
     "vitmatte-base": "vitmatte:base",
     "vitmatte-small": "vitmatte:small",
+    "vitmatte-tiny": "vitmatte:tiny",
 }
 EXTRAS = {"transformers": "vit"}
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

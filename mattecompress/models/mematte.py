@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import VitMatteConfig
 from transformers.models.vitdet.modeling_vitdet import VitDetLayer
 
-from mattecompress.models.vitmatte import Custom, ViTMatte, configuration
+from mattecompress.models.vitmatte import Custom, ViTMatte, configuration, tiny_configuration
 from mattecompress.modules.routed_attention import Form, RoutedAttention, RoutedAttentionConfig
 from mattecompress.modules.token_refinement import TokenRefinement, TokenRefinementConfig
 from mattecompress.modules.token_router import TokenRouter, TokenRouterConfig, Variant
@@ -78,6 +78,11 @@ def _own_name(name: str, routed: list[int]) -> str:
     if router and int(router[1]) < len(routed):
         name = f"backbone.blocks.{routed[int(router[1])]}.router.{name[router.end() :]}"
     return name.replace(".efficient_block.", ".refinement.")
+
+
+def tiny(preprocessing: Custom = "official", keep_known: bool = True, limit: int = 18500) -> nn.Module:
+    """A MEMatte of no use but to try things, on such a ViTMatte."""
+    return MEMatte(tiny_configuration(), preprocessing, keep_known, limit)
 
 
 def small(preprocessing: Custom = "official", keep_known: bool = True, limit: int = 18500) -> nn.Module:

@@ -14,7 +14,14 @@ RVM_STATE_CHANNELS = {
     "bivm": (16, 20, 40, 64),
     "bivm-32bit": (16, 20, 40, 64),
 }
-TRIMAP_MODELS = ("mematte-base", "mematte-small", "vitmatte-base", "vitmatte-small")
+TRIMAP_MODELS = (
+    "mematte-base",
+    "mematte-small",
+    "mematte-tiny",
+    "vitmatte-base",
+    "vitmatte-small",
+    "vitmatte-tiny",
+)
 RVM_STATES = tuple(StatePair(f"r{k}i", f"r{k}o") for k in range(1, 5))
 
 

@@ -41,7 +41,8 @@ class ViTMatte(VitMatteForImageMatting):  # type: ignore[misc]
     """Alpha of an image, given what is certain.
 
     preprocessing: one of the module's two customs.
-    keep_known: set alpha to 0 and 1 where the trimap says so, as MEMatte does; ViTMatte leaves what it computed.
+    keep_known: set alpha to 0 and 1 where the trimap says so, as MEMatte does; ViTMatte leaves what it computed, and
+        in training so do both.
     """
 
     checkpoints: ClassVar[tuple[str, ...]] = ("vitmatte-small",)
@@ -52,6 +53,9 @@ class ViTMatte(VitMatteForImageMatting):  # type: ignore[misc]
         super().__init__(config)
         self.preprocessing = preprocessing
         self.keep_known = keep_known
+        for norm in self.decoder.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.ones_(norm.weight)
         for name, values in zip(("mean", "deviation"), STATISTICS[preprocessing], strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
 
@@ -63,7 +67,7 @@ class ViTMatte(VitMatteForImageMatting):  # type: ignore[misc]
         if down or right:
             pixels = F.pad(pixels, (0, right, 0, down))
         alpha: Tensor = super().forward(pixels).alphas[:, :, :height, :width]
-        if self.keep_known:
+        if self.keep_known and not self.training:
             alpha = torch.where(trimap == 0, 0.0, torch.where(trimap == 1, 1.0, alpha))
         return alpha
 
@@ -89,8 +93,14 @@ def hugging_face_name(name: str) -> str:
     return name
 
 
-def configuration(width: int, heads: int, blocks: int = 12) -> VitMatteConfig:
-    """A configuration of `transformers`, every third of the blocks with attention over the whole image."""
+def configuration(
+    width: int, heads: int, blocks: int = 12, window: int = 14, thin: int = 1
+) -> VitMatteConfig:
+    """A configuration of `transformers`, every third of the blocks with attention over the whole image.
+
+    window: side of the other blocks' windows, in tokens.
+    thin: what the decoder's channels are divided by.
+    """
     everywhere = range(2, blocks, 3)
     backbone = VitDetConfig(
         num_channels=4,
@@ -102,12 +112,27 @@ def configuration(width: int, heads: int, blocks: int = 12) -> VitMatteConfig:
         num_hidden_layers=blocks,
         use_absolute_position_embeddings=True,
         use_relative_position_embeddings=True,
-        window_size=14,
+        window_size=window,
         window_block_indices=[block for block in range(blocks) if block not in everywhere],
         residual_block_indices=list(everywhere),
         out_features=[f"stage{blocks}"],
     )
-    return VitMatteConfig(backbone_config=backbone, hidden_size=width, fusion_hidden_sizes=[256, 128, 64, 32])
+    return VitMatteConfig(
+        backbone_config=backbone,
+        hidden_size=width,
+        convstream_hidden_sizes=[channels // thin for channels in (48, 96, 192)],
+        fusion_hidden_sizes=[channels // thin for channels in (256, 128, 64, 32)],
+    )
+
+
+def tiny_configuration() -> VitMatteConfig:
+    """12 blocks of 64 channels and 2 heads, for tests and for training in minutes."""
+    return configuration(64, 2, window=4, thin=4)
+
+
+def tiny(preprocessing: Custom = "official", keep_known: bool = False) -> nn.Module:
+    """A ViTMatte of no use but to try things: `tiny_configuration`."""
+    return ViTMatte(tiny_configuration(), preprocessing, keep_known)
 
 
 def small(preprocessing: Custom = "official", keep_known: bool = False) -> nn.Module:

@@ -39,6 +39,14 @@ class RoutedAttentionConfig:
     form: Form = "dynamic"
 
 
+class TokenChoice(nn.Module):
+    """Which tokens attend, drawn by Gumbel-softmax in training: what those see who hook this module."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(N,H,W,2) to (N,H,W,1) of ones and zeros, with a gradient as if they were soft."""
+        return F.gumbel_softmax(scores, hard=True)[..., :1]
+
+
 class RoutedAttention(nn.Module):
     """Multi-head self-attention without positions, for chosen tokens."""
 
@@ -47,6 +55,7 @@ class RoutedAttention(nn.Module):
         self.config = config
         self.qkv = nn.Linear(config.channels, 3 * config.channels)
         self.proj = nn.Linear(config.channels, config.channels)
+        self.choice = TokenChoice()
 
     def forward(self, x: Tensor, refined: Tensor, scores: Tensor) -> Tensor:
         """x and refined (N,H,W,C), scores (N,H,W,2) as of `TokenRouter`, to (N,H,W,C)."""
@@ -96,7 +105,7 @@ class RoutedAttention(nn.Module):
         return result
 
     def _both_ways(self, x: Tensor, refined: Tensor, scores: Tensor) -> Tensor:
-        chosen = F.gumbel_softmax(scores, hard=True)[..., :1]
+        chosen = self.choice(scores)
         q, k, v = self._heads(x.flatten(1, 2))
         keys = chosen.flatten(1)[:, None, None]
         mask = keys + (1 - keys) * torch.eye(keys.shape[-1], dtype=keys.dtype, device=keys.device)

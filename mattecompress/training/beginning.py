@@ -6,22 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mattecompress.models import build_model
 from mattecompress.models.bimatting import BiMatting
+from mattecompress.models.signatures import TRIMAP_MODELS
 from mattecompress.training.network import BiMattingNetwork, Network, RVMNetwork
-from mattecompress.training.recipes import Recipe
+from mattecompress.training.recipe import Recipe
 from mattecompress.training.state import TrainingError
+from mattecompress.training.trimap_network import TrimapNetwork, ViTMatteNetwork
+
+Trainable = Network | TrimapNetwork
 
 
-def build_network(name: str, seed: int, checkpoint: Path | None) -> Network:
-    """A named model with the checkpoint's weights, or with random ones from `seed`."""
+def build_network(
+    name: str, seed: int, checkpoint: Path | None, teacher: Trainable | None = None
+) -> Trainable:
+    """A named model with the checkpoint's weights, or with random ones from `seed`.
+
+    teacher: whose weights a routed model begins with where there is no checkpoint.
+    """
     torch.manual_seed(seed)
     model = build_model(name, checkpoint, untrained=checkpoint is None)
+    if name in TRIMAP_MODELS:
+        if teacher is not None and checkpoint is None:
+            _begin_as(model, teacher.module)
+        return ViTMatteNetwork(model)
     return BiMattingNetwork(model) if isinstance(model, BiMatting) else RVMNetwork(model)
 
 
-def build_teacher(recipe: Recipe, name: str, teacher: Path | Network | None) -> Network | None:
+def _begin_as(model: nn.Module, teacher: nn.Module) -> None:
+    """Give a model what it has in common with its teacher."""
+    own, given = model.state_dict(), teacher.state_dict()
+    model.load_state_dict({name: given.get(name, value) for name, value in own.items()})
+
+
+def build_teacher(recipe: Recipe, name: str, teacher: Path | Trainable | None) -> Trainable | None:
     """The teacher that a recipe wants, from its weights where these are given; None where it wants none.
 
     Raises:
@@ -29,10 +49,10 @@ def build_teacher(recipe: Recipe, name: str, teacher: Path | Network | None) -> 
     """
     if recipe.teacher and teacher is None:
         raise TrainingError(
-            f"recipe {name} mimics a teacher: give trained weights of {recipe.teacher} with --teacher"
+            f"recipe {name} learns from a teacher: give trained weights of {recipe.teacher} with --teacher"
         )
     if teacher is not None and not recipe.teacher:
-        raise TrainingError(f"recipe {name} mimics nobody: leave --teacher out")
+        raise TrainingError(f"recipe {name} learns from nobody: leave --teacher out")
     return build_network(recipe.teacher, 0, teacher) if isinstance(teacher, Path) else teacher
 
 

@@ -1,6 +1,6 @@
 """Metrics of a network on held-out procedural clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mattecompress import metrics
-from mattecompress.data.clips import procedural_clip
+from mattecompress.data.clips import Clip, procedural_clip
 
 HELD_OUT_SEED = 20_000_003
 
@@ -26,9 +26,16 @@ class HeldOut:
 HELD_OUT = HeldOut()
 
 
+Matte = Callable[[Clip], Tensor]
+"""From a clip to its alpha (T,1,H,W)."""
+NOTHING: Mapping[str, Matte] = {}
+
+
 @torch.no_grad()
-def evaluate(matte: Callable[[Tensor], Tensor], held_out: HeldOut = HELD_OUT) -> dict[str, Any]:
-    """Scores of `matte`, which takes frames (1,T,3,H,W) to alpha (1,T,1,H,W), and of two trivial answers.
+def evaluate(
+    matte: Matte, held_out: HeldOut = HELD_OUT, others: Mapping[str, Matte] = NOTHING
+) -> dict[str, Any]:
+    """Scores of `matte`, of two trivial answers, and of `others` by name.
 
     Scores are those of `mattecompress.metrics`. The trivial answers are alpha 0 everywhere, and the mean alpha of all
     the clips everywhere.
@@ -38,9 +45,10 @@ def evaluate(matte: Callable[[Tensor], Tensor], held_out: HeldOut = HELD_OUT) ->
     true = [clip.alpha for clip in clips]
     mean = torch.stack(true).mean()
     answers = {
-        "network": [matte(clip.frames[None])[0].float().cpu() for clip in clips],
+        "network": [matte(clip).float().cpu() for clip in clips],
         "all_zero": [torch.zeros_like(alpha) for alpha in true],
         "mean_alpha": [mean.expand_as(alpha) for alpha in true],
+        **{name: [other(clip) for clip in clips] for name, other in others.items()},
     }
     scores = {name: score(predicted, true) for name, predicted in answers.items()}
     return {"seed": HELD_OUT_SEED, **asdict(held_out), **scores}

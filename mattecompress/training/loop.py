@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,20 @@ from torch import Tensor, nn
 from mattecompress.data.clips import procedural_clip
 from mattecompress.data.datasets.mixing import MixedClips
 from mattecompress.files import atomic_path
-from mattecompress.losses import matting_loss, segmentation_loss
 from mattecompress.models.checkpoints import read_checkpoint
 from mattecompress.modules.binary import BinaryConv2d
-from mattecompress.training.batches import Batch, ClipSource
-from mattecompress.training.beginning import build_network, build_teacher, origin
-from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut, evaluate
-from mattecompress.training.network import Network
-from mattecompress.training.objective import clip_loss
-from mattecompress.training.recipes import Recipe, Stage
+from mattecompress.training.batches import ClipSource
+from mattecompress.training.beginning import Trainable, build_network, build_teacher, origin
+from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut
+from mattecompress.training.objective import ClipObjective
+from mattecompress.training.rates import parameter_groups, part_of
+from mattecompress.training.recipe import Recipe, Stage
 from mattecompress.training.state import RunState, TrainingError, save_weights
+from mattecompress.training.trimap_network import TrimapNetwork
+from mattecompress.training.trimap_objective import TrimapObjective
 from mattecompress.training.world import World, join
 
-PARTS = ("backbone", "aspp", "refiner")
+Objective = ClipObjective | TrimapObjective
 BETAS = (0.9, 0.999)
 RECALIBRATION = 24
 DATA = "mattecompress.data.clips.procedural_clip, drawn on the fly; no other pictures"
@@ -49,10 +49,10 @@ def train(
     seed: int = 0,
     *,
     name: str = "",
-    network: Network | None = None,
+    network: Trainable | None = None,
     data: MixedClips | None = None,
     checkpoint: Path | None = None,
-    teacher: Path | Network | None = None,
+    teacher: Path | Trainable | None = None,
     device: str | None = None,
     save_every: int = 100,
     stop_after: int | None = None,
@@ -73,7 +73,8 @@ def train(
             place and ends with the saved weights.
         data: clips to train on instead of procedural ones.
         checkpoint: weights for the recipe's model to begin with; random ones otherwise.
-        teacher: what a recipe with mimicking compares features with: weights for its teacher, or another network.
+        teacher: what a recipe with mimicking or routing compares features with: weights for its teacher, which a
+            routed network without a checkpoint also begins with, or another network.
         device: such as `cpu` or `cuda:0`; by default a GPU if there is one.
         save_every: steps between checkpoints.
         stop_after: stop, with a checkpoint, once this many steps of the whole run are done.
@@ -91,7 +92,7 @@ def train(
     guide = build_teacher(recipe, name, teacher)
     taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:
-        start = network or build_network(recipe.model, seed, checkpoint)
+        start = network or build_network(recipe.model, seed, checkpoint, guide)
         run = Run(recipe, seed, world, start, data, guide)
         identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
         if data:
@@ -122,29 +123,23 @@ class Run:
         recipe: Recipe,
         seed: int,
         world: World,
-        network: Network,
+        network: Trainable,
         data: MixedClips | None = None,
-        teacher: Network | None = None,
+        teacher: Trainable | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
         self.world = world
         self.data = data.identity if data else DATA
         self.source = ClipSource(seed, world.rank, world.device, data or procedural_clip)
-        self.network = network
-        self.teacher = teacher
+        self.objective = make_objective(recipe, self.source, network, teacher)
         module = network.module.to(world.device)
         self.one_bit = [part for part in module.modules() if isinstance(part, BinaryConv2d)]
         world.share(module)
         if teacher is not None:
             teacher.module.to(world.device).eval().requires_grad_(False)
-        groups = [
-            {"params": [p for n, p in module.named_parameters() if _part(n) == part], "part": part, "lr": 0.0}
-            for part in (*PARTS, "decoder")
-        ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], betas=BETAS, weight_decay=recipe.weight_decay
-        )
+        groups = parameter_groups(module, recipe.stages[0].rates, recipe.weight_decay)
+        optimizer = torch.optim.AdamW(groups, betas=BETAS)
         average = {k: v.clone() for k, v in module.state_dict().items()} if recipe.average else {}
         self.state = RunState(0, module, optimizer, average, [], 0.0)
 
@@ -158,7 +153,7 @@ class Run:
         stage, local = self.recipe.locate(self.state.step)
         self._enter(stage, local)
         self.state.optimizer.zero_grad(set_to_none=True)
-        total = sum(self._backward(loss) for loss in self._losses(stage))
+        total = sum(self._backward(loss) for loss in self.objective.losses(stage, self.state.step))
         if not torch.isfinite(torch.tensor(total)):
             raise TrainingError(f"step {self.state.step}: the loss is {total}; lower the rates of the recipe")
         self.world.average_gradients(self.state.model)
@@ -180,7 +175,7 @@ class Run:
         if self.state.average:
             module.load_state_dict(self.state.average)
             if not self.recipe.stages[-1].freeze_norms:
-                recalibrate(self.network, self.source, self.recipe.stages[-1], self.recipe.steps)
+                recalibrate(self.objective, self.recipe.stages[-1], self.recipe.steps)
                 self.world.average_buffers(module)
         weights, record = out / "weights.safetensors", out / "record.json"
         if self.world.leads:
@@ -190,7 +185,7 @@ class Run:
         self.world.wait()
         module.load_state_dict(read_checkpoint(weights), strict=False)
         module.eval()
-        scores = evaluate(lambda frames: self.network.matte(frames.to(self.world.device))[1], held_out)
+        scores = self.objective.measure(held_out)
         document = {
             "recipe": {"name": name, **asdict(self.recipe)},
             "seed": self.seed,
@@ -211,7 +206,7 @@ class Run:
     def _enter(self, stage: Stage, local: int) -> None:
         module = self.state.model
         for group in self.state.optimizer.param_groups:
-            rate = getattr(stage.rates, group["part"])
+            rate = stage.rates.of(group["part"])
             group["lr"] = rate * self.recipe.scale(self.state.step)
             for parameter in group["params"]:
                 parameter.requires_grad_(rate > 0)
@@ -219,45 +214,13 @@ class Run:
         if stage.freeze_norms and local == 0 and self.state.average:
             module.load_state_dict(self.state.average)
         if self.recipe.measures_norms(self.state.step):
-            recalibrate(self.network, self.source, stage, self.state.step)
+            recalibrate(self.objective, stage, self.state.step)
             self.world.average_buffers(module)
             for name in self.state.average:
                 self.state.average[name] = module.state_dict()[name].clone()
         if stage.freeze_norms:
             for norm in norms(module):
                 norm.eval()
-
-    def _losses(self, stage: Stage) -> Iterator[Tensor]:
-        """The step's losses, one pass after the other, so that one graph at a time is in memory."""
-        if stage.frames:
-            sides = stage.sides(self.seed, self.state.step)
-            batch = self._batch("matting", stage.batch, stage.frames, *sides)
-            with self._precision(stage):
-                answer = self.network.answer(batch.frames)
-                taught = self._taught(batch) if stage.mimicking else ()
-            yield clip_loss(self.recipe, stage, batch, answer, taught, self.state.model)
-        if stage.high is not None:
-            batch = self._batch("high", stage.batch, stage.high.frames, stage.high.height, stage.high.width)
-            with self._precision(stage):
-                matte = self.network.matte(batch.frames, stage.high.ratio)
-            yield matting_loss(*matte, batch.foreground, batch.alpha)["total"]
-        if stage.segmentation:
-            batch = self._batch("segmentation", stage.batch, stage.frames, stage.height, stage.width)
-            with self._precision(stage):
-                logits = self.network.segment(batch.frames)
-            yield segmentation_loss(logits, (batch.alpha > 0.5).float())
-
-    @torch.no_grad()
-    def _taught(self, batch: Batch) -> tuple[Tensor, ...]:
-        assert self.teacher is not None
-        return self.teacher.features(batch.frames)
-
-    def _batch(self, purpose: str, *size: int) -> Batch:
-        return self.source.batch(purpose, self.state.step, *size)
-
-    def _precision(self, stage: Stage) -> torch.autocast:
-        kind = self.world.device.partition(":")[0]
-        return torch.autocast(kind, torch.bfloat16, enabled=stage.bfloat16)
 
     def _backward(self, loss: Tensor) -> float:
         loss.backward()
@@ -274,21 +237,29 @@ class Run:
                 mean.copy_(current[name])
 
 
+def make_objective(
+    recipe: Recipe, source: ClipSource, network: Trainable, teacher: Trainable | None
+) -> Objective:
+    """What a step minimizes, by the kind of the network, which is its teacher's too."""
+    if isinstance(network, TrimapNetwork):
+        assert teacher is None or isinstance(teacher, TrimapNetwork)
+        return TrimapObjective(recipe, source, network, teacher)
+    assert not isinstance(teacher, TrimapNetwork)
+    return ClipObjective(recipe, source, network, teacher)
+
+
 @torch.no_grad()
-def recalibrate(network: Network, source: ClipSource, stage: Stage, step: int) -> None:
+def recalibrate(objective: Objective, stage: Stage, step: int) -> None:
     """Set batch-norm statistics (but the refiner's) to their means over RECALIBRATION batches of the stage's shape."""
-    measured = norms(network.module)
+    module = objective.network.module
+    measured = norms(module)
     momenta = [norm.momentum for norm in measured]
-    network.module.train()
+    module.train()
     for norm in measured:
         norm.reset_running_stats()
         norm.momentum = None
     for index in range(RECALIBRATION):
-        count = max(stage.batch, 2)
-        first = step + index
-        network.matte(
-            source.batch("recalibration", first, count, stage.frames, stage.height, stage.width).frames
-        )
+        objective.look(stage, step + index)
     for norm, momentum in zip(measured, momenta, strict=True):
         norm.momentum = momentum
 
@@ -296,12 +267,7 @@ def recalibrate(network: Network, source: ClipSource, stage: Stage, step: int) -
 def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     """The batch norms outside the refiner."""
     found = module.named_modules()
-    return [norm for name, norm in found if isinstance(norm, nn.BatchNorm2d) and _part(name) != "refiner"]
-
-
-def _part(name: str) -> str:
-    part = name.partition(".")[0]
-    return part if part in PARTS else "decoder"
+    return [norm for name, norm in found if isinstance(norm, nn.BatchNorm2d) and part_of(name) != "refiner"]
 
 
 def _progress(quiet: bool) -> Progress:

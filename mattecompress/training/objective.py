@@ -1,14 +1,71 @@
 """What the matting pass of a step minimizes: the matte's loss, and what else its recipe and stage weigh."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from mattecompress.losses import evolution_loss, matting_loss, mimicking_loss
-from mattecompress.training.batches import Batch
-from mattecompress.training.network import Answer, resized
-from mattecompress.training.recipes import Recipe, Stage
+from mattecompress.losses import evolution_loss, matting_loss, mimicking_loss, segmentation_loss
+from mattecompress.training.batches import Batch, ClipSource
+from mattecompress.training.evaluation import HeldOut, evaluate
+from mattecompress.training.network import Answer, Network, resized
+from mattecompress.training.recipe import Recipe, Stage
 from mattecompress.training.state import TrainingError
 
 COARSE_LEVELS = 1
+
+
+@dataclass
+class ClipObjective:
+    """The losses of a network over clips."""
+
+    recipe: Recipe
+    source: ClipSource
+    network: Network
+    teacher: Network | None = None
+
+    def losses(self, stage: Stage, step: int) -> Iterator[Tensor]:
+        """The step's losses, one pass after the other, so that one graph at a time is in memory."""
+        if stage.frames:
+            sides = stage.sides(self.source.seed, step)
+            batch = self.source.batch("matting", step, stage.batch, stage.frames, *sides)
+            with self._precision(stage):
+                answer = self.network.answer(batch.frames)
+                taught = self._taught(batch) if stage.mimicking else ()
+            yield clip_loss(self.recipe, stage, batch, answer, taught, self.network.module)
+        if stage.high is not None:
+            size = (stage.high.frames, stage.high.height, stage.high.width)
+            batch = self.source.batch("high", step, stage.batch, *size)
+            with self._precision(stage):
+                matte = self.network.matte(batch.frames, stage.high.ratio)
+            yield matting_loss(*matte, batch.foreground, batch.alpha)["total"]
+        if stage.segmentation:
+            size = (stage.frames, stage.height, stage.width)
+            batch = self.source.batch("segmentation", step, stage.batch, *size)
+            with self._precision(stage):
+                logits = self.network.segment(batch.frames)
+            yield segmentation_loss(logits, (batch.alpha > 0.5).float())
+
+    def measure(self, held_out: HeldOut) -> dict[str, Any]:
+        """Scores on held-out clips."""
+        device = self.source.device
+        return evaluate(lambda clip: self.network.matte(clip.frames[None].to(device))[1][0], held_out)
+
+    def look(self, stage: Stage, step: int) -> None:
+        """Run the network on the clips that a step has for batch-norm statistics."""
+        size = (max(stage.batch, 2), stage.frames, stage.height, stage.width)
+        self.network.matte(self.source.batch("recalibration", step, *size).frames)
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> tuple[Tensor, ...]:
+        assert self.teacher is not None
+        return self.teacher.features(batch.frames)
+
+    def _precision(self, stage: Stage) -> torch.autocast:
+        kind = self.source.device.partition(":")[0]
+        return torch.autocast(kind, torch.bfloat16, enabled=stage.bfloat16)
 
 
 def clip_loss(

@@ -80,11 +80,11 @@ def test_result_is_a_checkpoint_that_names_its_teacher(whole_run) -> None:
 
 def test_wants_a_teacher_just_where_the_recipe_does(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        TrainingError, match="recipe tiny mimics a teacher: give trained weights of bivm-32bit"
+        TrainingError, match="recipe tiny learns from a teacher: give trained weights of bivm-32bit"
     ):
         train(TINY, tmp_path, name="tiny", quiet=True)
     alone = replace(TINY, teacher="", stages=TINY.stages[1:])
-    with pytest.raises(TrainingError, match="mimics nobody"):
+    with pytest.raises(TrainingError, match="learns from nobody"):
         train(alone, tmp_path, teacher=teacher, quiet=True)
 
 

@@ -1,0 +1,90 @@
+"""What the training loop needs from a network that mattes pictures with trimaps, and how models and programs give it."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mattecompress.data.sources import TRIMAP, frame_node
+from mattecompress.modules.routed_attention import TokenChoice
+from mattecompress.modules.token_router import TokenRouter
+from mattecompress.passes.attach_distillation import FEATURES, TAUGHT
+from mattecompress.program import Program
+
+
+class TrimapAnswer(NamedTuple):
+    """What a network says of pictures; all but the matte only where it has such.
+
+    alpha: (N,1,H,W), float32 in 0..1.
+    features: of its encoder, (N,C,h,w). taught: the same of a teacher that it carries with it.
+    share: of all tokens those that attend, the mean over its routers, a scalar; in training with a gradient.
+    """
+
+    alpha: Tensor
+    features: Tensor | None = None
+    taught: Tensor | None = None
+    share: Tensor | None = None
+
+
+class TrimapNetwork(ABC):
+    """A network that mattes pictures with trimaps, and whose routers are watched."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._shares: list[Tensor] = []
+        for part in module.modules():
+            if isinstance(part, TokenChoice):
+                part.register_forward_hook(self._see_choice)
+            elif isinstance(part, TokenRouter):
+                part.register_forward_hook(self._see_scores)
+
+    def answer(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer:
+        """The matte of (N,3,H,W) and (N,1,H,W), and what else a loss may weigh."""
+        self._shares.clear()
+        answer = self._matte(frames, trimap)
+        share = torch.stack(self._shares).mean() if self._shares else None
+        self._shares.clear()
+        return answer._replace(alpha=answer.alpha.float(), share=share)
+
+    @abstractmethod
+    def _matte(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer: ...
+
+    def _see_choice(self, module: nn.Module, inputs: tuple[Tensor, ...], chosen: Tensor) -> None:
+        self._shares.append(chosen.float().mean())
+
+    def _see_scores(self, module: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
+        if not module.training:
+            self._shares.append((scores[..., 0] > scores[..., 1]).float().mean())
+
+
+class ViTMatteNetwork(TrimapNetwork):
+    """ViTMatte and MEMatte for training."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self._features: Tensor | None = None
+        module.get_submodule("decoder").register_forward_pre_hook(self._see_features)
+
+    def _matte(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer:
+        alpha = self.module(frames, trimap)
+        features, self._features = self._features, None
+        return TrimapAnswer(alpha, features)
+
+    def _see_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._features = inputs[0]
+
+
+class TrimapProgramNetwork(TrimapNetwork):
+    """A captured program of such a network, with its features and a teacher's where `attach-distillation` has run."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.graph_module)
+        self.program = program
+        self._frame = str(frame_node(program).target)
+
+    def _matte(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer:
+        outputs = self.program.run(**{self._frame: frames, TRIMAP: trimap})
+        features, taught = outputs.pop(FEATURES, None), outputs.pop(TAUGHT, None)
+        (alpha,) = outputs.values()
+        return TrimapAnswer(alpha, features, taught)
