@@ -13,6 +13,7 @@ PASSES = {
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",
     "fold-constants": "fold_constants:FoldConstants",
     "insert-elastic-shortcuts": "insert_elastic_shortcuts:InsertElasticShortcuts",
+    "linear-to-convolution": "linear_to_convolution:LinearToConvolution",
     "lower-binary": "lower_binary:LowerBinary",
     "lower-functions": "lower_functions:LowerFunctions",
     "lower-masks": "lower_masks:LowerMasks",
