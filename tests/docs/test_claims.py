@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 import typer
 
 from mattecompress.backends.tvm.targets import find_target
@@ -104,17 +106,38 @@ def test_the_drivers_words_are_described() -> None:
     assert {word for word in re.findall(r"--[a-z]+", usage[1]) if word not in page} == set()
 
 
-def test_the_pass_of_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "tutorial_of_a_pass"
-    (tmp_path / f"{name}.py").write_text(
-        "\n".join(block.code for block in blocks(DOCS / "writing-a-pass.md", "python"))
+def run_tutorial(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, prepare=lambda module: None
+) -> None:
+    """Import the Python of a page, and run its tests."""
+    name = f"tutorial_of_{page.rpartition('-')[2]}"
+    (folder / f"{name}.py").write_text(
+        "\n".join(block.code for block in blocks(DOCS / f"{page}.md", "python"))
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(folder)
     module = importlib.import_module(name)
-    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
-    assert len(tests) == 4
+    prepare(module)
+    tests = [value for key, value in vars(module).items() if key.startswith("test_")]
+    assert len(tests) > 1
     for test in tests:
         test()
+
+
+def test_the_pass_of_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_tutorial("writing-a-pass", tmp_path, monkeypatch)
+
+
+def test_the_kernel_of_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tvm")
+    from mattecompress.backends.tvm.importer import lowered
+    from mattecompress.backends.tvm.importer import program as importer
+
+    def make_known(module: ModuleType) -> None:
+        operation = torch.ops.matte.shrink.default
+        monkeypatch.setitem(lowered.EMITTERS, operation, module.emit_shrink)
+        monkeypatch.setitem(importer.CONVERTERS, operation, lowered.convert)
+
+    run_tutorial("writing-a-kernel", tmp_path, monkeypatch, make_known)
 
 
 def test_the_bench_table_replaces_itself(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from mattecompress.models import shipped_checkpoint
 from tests.conftest import ROOT
 from tests.docs.pages import DOCS, EXAMPLES, PAGES, README, Block, blocks, title
 
-TUTORIAL = DOCS / "writing-a-pass.md"
-"""Its Python is a pass and its test, which `test_claims` runs."""
+TUTORIALS = [DOCS / f"writing-a-{what}.md" for what in ("pass", "kernel")]
+"""Their Python is a pass, a kernel and the tests of these, which `test_claims` runs."""
 RUN = [
     README,
     *(DOCS / f"{name}.md" for name in ("quick-start", "inspecting", "deploying-on-arm", "training-bivm")),
@@ -36,7 +36,7 @@ def test_every_block_is_run_or_excused(page: Path) -> None:
     for block in blocks(page):
         assert block.kind, f"line {block.line}: a block without a language"
         if block.is_code and not block.excuse:
-            assert page in RUN or (page == TUTORIAL and block.kind == "python") or _is_story(block), (
+            assert page in RUN or (page in TUTORIALS and block.kind == "python") or _is_story(block), (
                 block.line
             )
 
