@@ -125,13 +125,16 @@ for (const svg of document.querySelectorAll("svg")) {
   });
   svg.addEventListener("pointercancel", () => { held = null; });
   for (const button of svg.parentElement.querySelectorAll("[data-zoom]")) {
-    button.addEventListener("click", () => {
-      const { x, y } = views.get(svg);
-      const kinds = { whole, begin };
-      if (button.dataset.zoom in kinds) kinds[button.dataset.zoom](svg);
-      else zoomBy(svg, Number(button.dataset.zoom), x, y);
-    });
+    button.addEventListener("click", () => turn(svg, button.dataset.zoom));
   }
+}
+
+/* `whole`, `begin`, or a factor. */
+function turn(svg, kind) {
+  const { x, y } = views.get(svg);
+  if (kind === "whole") whole(svg);
+  else if (kind === "begin") begin(svg);
+  else zoomBy(svg, Number(kind), x, y);
 }
 
 /* What masks and routers choose, frame by frame. */
@@ -289,6 +292,8 @@ function step(by) {
   if (next) choose(next.id);
 }
 
+const ZOOMS = { "+": "1.5", "-": "0.667", 0: "whole" };
+
 function nextHit() {
   if (!hits.length) return;
   const id = hits[(hits.indexOf(chosen) + 1) % hits.length];
@@ -310,6 +315,8 @@ document.addEventListener("keydown", (event) => {
     search.select();
   } else if (event.target.matches("select, summary, button, #frame") || (typing && !["ArrowUp", "ArrowDown"].includes(event.key))) {
     return;
+  } else if (!typing && event.key in ZOOMS) {
+    for (const svg of views.keys()) turn(svg, ZOOMS[event.key]);
   } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     step(event.key === "ArrowDown" ? 1 : -1);
   } else if (chosen && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mattecompress.cost import Totals
-from mattecompress.inspection.difference import Change, NodeDifference, RegionDifference
+from mattecompress.inspection.difference import STATUSES, Change, NodeDifference, RegionDifference
 from mattecompress.inspection.recording import RecordError, read_history
 
 TEXT, NUMBER = (str,), (int, float)
@@ -111,7 +111,7 @@ def load_history(folder: Path) -> History:
             before = after
         names = [str(_typed(index[key], TEXT)) for key in ("program", "pipeline")]
         return History(names[0], names[1], index["finished"] is True, tuple(steps))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{folder}: the history is damaged or not whole: record it again") from error
 
 
@@ -165,6 +165,8 @@ def _node(entry: dict[str, Any]) -> NodeDifference:
     known: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
     }
+    if known["status"] not in STATUSES:
+        raise ValueError(f"'{known['status']}' is no status")
     known["changes"] = tuple(Change(**change) for change in entry["changes"])
     return NodeDifference(**known)
 

@@ -93,10 +93,13 @@ def read_history(folder: Path) -> dict[str, Any]:
     """
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{folder} holds no history; make one with `mattecompress opt --record`") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise RecordError(f"{folder}: its format is not {FORMAT}: record it again")
+    steps = index.get("steps")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise RecordError(f"{folder}: the history is damaged or not whole: record it again")
     return index
 
 
@@ -107,7 +110,7 @@ def _clear(folder: Path) -> None:
     for step in index["steps"]:
         for key in ("text", "difference"):
             name = step.get(key)
-            if name and Path(name).name == name:
+            if isinstance(name, str) and name and Path(name).name == name:
                 (folder / name).unlink(missing_ok=True)
 
 

@@ -126,11 +126,18 @@ def test_refuses_what_is_damaged(folder: Path, key: str, value: object) -> None:
         load_history(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"nodes": 3}', '{"nodes": [{}]}', '{"nodes": [3]}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"nodes": 3}', '{"nodes": [{}]}', '{"nodes": [3]}', "[" * 99999])
 def test_refuses_a_damaged_difference(folder: Path, text: str) -> None:
     (folder / "02-fold-batch-norm.json").write_text(text)
     with pytest.raises(RecordError, match="damaged or not whole"):
         history_document(load_history(folder))
+
+
+def test_refuses_an_unknown_status(folder: Path) -> None:
+    path = folder / "02-fold-batch-norm.json"
+    path.write_text(path.read_text().replace('"replaced"', '"improved"'))
+    with pytest.raises(RecordError, match="damaged or not whole"):
+        load_history(folder)
 
 
 def test_hostile_texts_stay_text(recorded: Path, tmp_path: Path) -> None:

@@ -208,6 +208,12 @@ def test_a_whole_network_twice_is_small(rvm: Program, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").stat().st_size < 2.5e6
 
 
+def test_a_whole_network_twice_is_painted_at_once(rvm: Program, tmp_path: Path, tab: Tab) -> None:
+    written(tmp_path / "page.html", [rvm, rvm])
+    tab.open((tmp_path / "page.html").as_uri())
+    assert tab.first_paint() < 2000
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(None, ""), (0, "0"), (8, "8"), (1234, "1.23 k"), (4.7e8, "470 M"), (2e9, "2 G")]
 )
@@ -289,6 +295,15 @@ def test_buttons_show_the_whole_and_the_top(seen: Tab) -> None:
         seen.evaluate(f"document.querySelector('[data-zoom=\"{name}\"]').click()")
         moved = seen.evaluate(VIEW)
         assert (moved == begun) == (name == "whole")
+
+
+def test_keys_zoom_every_graph(seen: Tab) -> None:
+    widths = "[...document.querySelectorAll('svg')].map((svg) => svg.viewBox.baseVal.width)"
+    begun = seen.evaluate(widths)
+    seen.press("+")
+    assert seen.evaluate(widths) == pytest.approx([width / 1.5 for width in begun], rel=1e-3)
+    seen.press("0")
+    assert seen.evaluate(widths) == pytest.approx(begun)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

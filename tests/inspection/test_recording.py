@@ -47,7 +47,10 @@ def test_leaves_other_folders_alone(tiny: Program, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "steps": [3]}', "[" * 99999, "\x00"],
+)
 def test_refuses_what_is_no_history(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.json").write_text(text)
     with pytest.raises(RecordError):
