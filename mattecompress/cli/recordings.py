@@ -38,10 +38,11 @@ def show_recording(folder: Path, html: Path | None, json: bool, others: Mapping[
     if json:
         print_json(history.as_json())
     elif not html:
-        _print_history(history)
+        print_history(history)
 
 
-def _print_history(history: "History") -> None:
+def print_history(history: "History") -> None:
+    """A line for each pass: what it did, its time, and what the program costs behind it."""
     from mattecompress.cli.tables import print_table
 
     title = (

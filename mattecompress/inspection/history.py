@@ -5,6 +5,7 @@ texts are set into one list, in the order of the later, what is gone behind what
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -111,7 +112,7 @@ def load_history(folder: Path) -> History:
             before = after
         names = [str(_typed(index[key], TEXT)) for key in ("program", "pipeline")]
         return History(names[0], names[1], index["finished"] is True, tuple(steps))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{folder}: the history is damaged or not whole: record it again") from error
 
 
@@ -182,5 +183,7 @@ def _figures(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _typed(value: Any, kinds: tuple[type, ...]) -> Any:
     if not isinstance(value, kinds):
-        raise TypeError(f"{value!r} is no {kinds[0].__name__}")
+        raise TypeError(f"a {type(value).__name__} is no {kinds[0].__name__}")
+    if kinds is NUMBER and not math.isfinite(value):
+        raise ValueError(f"{value} is no figure")
     return value

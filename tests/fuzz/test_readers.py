@@ -17,8 +17,12 @@ from hypothesis import HealthCheck, currently_in_test_context, event, given, set
 from hypothesis import strategies as st
 
 from mattecompress import container
+from mattecompress.cli.recordings import print_history
 from mattecompress.cost import cost
 from mattecompress.errors import InternalError, UserError
+from mattecompress.inspection.history import load_history
+from mattecompress.inspection.history_page import history_document
+from mattecompress.inspection.recording import Recorder
 from mattecompress.models.checkpoints import CheckpointError, read_checkpoint
 from mattecompress.named_pipelines import PIPELINES
 from mattecompress.passes import PASSES
@@ -272,3 +276,27 @@ def test_a_tensor_that_repeats_itself_is_not_unfolded(tmp_path: Path) -> None:
     assert path.stat().st_size < MIB
     with pytest.raises(CheckpointError, match="'x' is larger than what the file stores of it"), limited():
         read_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def recording(tiny: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("recording")
+    pipeline = parse_pipeline("fold-batch-norm")
+    recorder = Recorder(folder, tiny, pipeline)
+    pipeline.run(tiny, after_each=[recorder])
+    recorder.finish()
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@fuzzed
+@given(st.data())
+def test_a_recording(recording: dict[str, str], tmp_path: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(recording)))
+    for each, text in recording.items():
+        (tmp_path / each).write_text(text)
+    text = data.draw(damaged(recording[name]))
+    (tmp_path / name).write_text(text, errors="replace")
+    history = refused_or(lambda: load_history(tmp_path))
+    if history is not None:
+        history_document(history)
+        print_history(history)

@@ -114,6 +114,8 @@ def _index(folder: Path, change: str, value: object) -> None:
         ("difference", "/etc/hostname"),
         ("difference", None),
         ("seconds", "long"),
+        ("seconds", 10**400),
+        ("seconds", float("nan")),
         ("totals", []),
         ("totals", {"macs": 3}),
         ("number", None),
