@@ -184,6 +184,6 @@ def _figures(entry: dict[str, Any]) -> dict[str, Any]:
 def _typed(value: Any, kinds: tuple[type, ...]) -> Any:
     if not isinstance(value, kinds):
         raise TypeError(f"a {type(value).__name__} is no {kinds[0].__name__}")
-    if kinds is NUMBER and not math.isfinite(value):
+    if isinstance(value, int | float) and not math.isfinite(value):
         raise ValueError(f"{value} is no figure")
     return value
