@@ -42,6 +42,9 @@ def print_worst(
     measured = sort_rows(
         [{**row} for row in rows if row["own_sqnr"] is not None], "own_sqnr", FIELDS, ascending=True
     )
+    if not measured:
+        Console().print(f"{label}: no node adds error", markup=False)
+        return
     lines = [
         (
             escape(row["name"]),

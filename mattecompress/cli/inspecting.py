@@ -194,6 +194,8 @@ def diff(
         loaded = fit_all(loaded, clip)
     found = [compare(*pair) for pair in pairwise(loaded)]
     versions = _versions(programs, loaded, error, masks, frames)
+    if masks and not any(version.decisions for version in versions):
+        raise ArgumentError("--masks: none of these programs has masks or routers: leave it out")
     if html:
         from mattecompress.inspection.page import write_page
 

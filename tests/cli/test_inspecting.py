@@ -158,7 +158,13 @@ def test_diff_error_names_the_worst(done: Cli, quantized_file: str, tiny_file: s
 
 
 def test_diff_fits_programs_of_open_size(done: Cli, open_file: str, tiny_file: str) -> None:
-    assert "nothing differs" in done("diff", open_file, tiny_file, "--error", "procedural:3").out
+    shown = done("diff", open_file, tiny_file, "--error", "procedural:3").out
+    assert "nothing differs" in shown and "no node adds error" in shown
+
+
+def test_diff_refuses_masks_where_there_are_none(refused: Callable[..., str], tiny_file: str) -> None:
+    message = refused("diff", tiny_file, tiny_file, "--masks", "procedural:3", "--html", "page.html")
+    assert "none of these programs has masks or routers" in message
 
 
 def test_inspect_exports(done: Cli, tiny_file: str, tmp_path: Path) -> None:
