@@ -91,6 +91,7 @@ def record_decisions(program: Program, clip: Clip) -> Decisions:
     under = masked_nodes(program)
     masks = {*program.called_modules(SpatialMask), *map(_made_from, under.values())}
     routers = {_scores(call): call for call in program.called_modules(RoutedAttention)}
+    routers |= {node: node for node in program.find(torch.ops.matte.choose_tokens.default)}
     if not (masks or routers):
         raise NoDecisionError(
             f"{program.name} has neither masks nor routers: it computes everything everywhere"
@@ -99,8 +100,7 @@ def record_decisions(program: Program, clip: Clip) -> Decisions:
 
     def keep(node: fx.Node, value: Tensor) -> Tensor:
         if node in routers:
-            module: Any = program.module(routers[node])
-            seen[node].append(module.chosen(value)[0])
+            seen[node].append(_attending(program, routers[node], value))
         elif node in seen:
             seen[node].append(_active(node, value))
         return value
@@ -138,6 +138,21 @@ def _active(node: fx.Node, value: Tensor) -> Tensor:
     if node.target is torch.ops.matte.mask_tiles.default:
         return value[1 + (len(value) - 1) // 2 :] >= 0
     return value[0, 0] != 0
+
+
+def _attending(program: Program, router: fx.Node, value: Tensor) -> Tensor:
+    """(h,w) of the scores that routed attention reads, or of the places that were chosen by them."""
+    if router.op == "call_module":
+        module: Any = program.module(router)
+        chosen: Tensor = module.chosen(value)[0]
+        return chosen
+    margin = router.args[0]
+    assert isinstance(margin, fx.Node)
+    tokens = torch.zeros(program.facts(margin).sizes[1], dtype=torch.bool)
+    tokens[value[0][value[0] >= 0].long()] = True
+    while len(program.facts(margin).shape) == 2 and len(margin.all_input_nodes) == 1:
+        (margin,) = margin.all_input_nodes
+    return tokens.view(program.facts(margin).sizes[1:])
 
 
 def _decision(program: Program, node: fx.Node, kind: Kind, maps: list[Tensor]) -> Decision:

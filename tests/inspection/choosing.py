@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mattecompress.modules.routed_attention import RoutedAttention, RoutedAttentionConfig
+from mattecompress.modules.routed_attention import Form, RoutedAttention, RoutedAttentionConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.modules.token_router import TokenRouter, TokenRouterConfig
 from mattecompress.program import Program
@@ -30,11 +30,11 @@ class Masked(nn.Module):
 class Routed(nn.Module):
     """Attention for at most 40 of the pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form = "dynamic") -> None:
         super().__init__()
         self.widen = nn.Linear(3, 8)
         self.router = TokenRouter(TokenRouterConfig(8))
-        self.attention = RoutedAttention(RoutedAttentionConfig(8, 2, limit=40))
+        self.attention = RoutedAttention(RoutedAttentionConfig(8, 2, limit=40, form=form))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.widen(x.permute(0, 2, 3, 1))

@@ -19,6 +19,9 @@ CLIP = torch.zeros(2, 3, HEIGHT, WIDTH)
 CLIP[1, :, 2:5, 3:9] = 1
 
 
+NOISE = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(5)) * 8 - 4
+
+
 @pytest.fixture(scope="module")
 def masked() -> Program:
     torch.manual_seed(0)
@@ -27,7 +30,7 @@ def masked() -> Program:
 
 @pytest.fixture(scope="module")
 def routed() -> Program:
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     return program_of(Routed())
 
 
@@ -61,19 +64,29 @@ def test_a_lowered_program_chooses_the_same(masked: Program) -> None:
 
 
 def test_a_router_sends_what_attention_takes(routed: Program) -> None:
-    found = record_decisions(routed, CLIP)
+    found = record_decisions(routed, NOISE)
     (decision,) = found.decisions
+    assert 0 < decision.density < 1
     assert decision.kind == "router" and decision.maps.shape == (2, HEIGHT, WIDTH)
     (call,) = routed.called_modules(RoutedAttention)
     assert found.densities == {call.name: decision.density}
     net = Routed().eval()
     net.load_state_dict(routed.state_dict())
-    for frame, chosen in zip(CLIP, decision.maps, strict=True):
+    for frame, chosen in zip(NOISE, decision.maps, strict=True):
         with torch.no_grad():
             tokens = net.widen(frame[None].permute(0, 2, 3, 1))
             attended = (net(frame[None]) != tokens).any(-1)[0]
         assert torch.equal(attended, chosen)
         assert int(chosen.sum()) <= 40
+
+
+def test_a_lowered_router_sends_the_same() -> None:
+    torch.manual_seed(2)
+    static = program_of(Routed("static"))
+    lowered = parse_pipeline("lower-tokens").run(static)
+    before, after = (record_decisions(program, NOISE).decisions[0] for program in (static, lowered))
+    assert torch.equal(before.maps, after.maps) and 0 < before.density < 1
+    assert lowered.find(torch.ops.matte.choose_tokens.default)[0].name == after.node
 
 
 def test_no_more_than_the_limit_attend() -> None:
