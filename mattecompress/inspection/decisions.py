@@ -34,7 +34,7 @@ class NoDecisionError(UserError):
 class Decision:
     """What one node chose on each frame.
 
-    maps: (T,h,w) bool.
+    region: its module where there is none. maps: (T,h,w) bool.
     """
 
     node: str
@@ -156,4 +156,5 @@ def _attending(program: Program, router: fx.Node, value: Tensor) -> Tensor:
 
 
 def _decision(program: Program, node: fx.Node, kind: Kind, maps: list[Tensor]) -> Decision:
-    return Decision(node.name, kind, program.facts(node).region or "", torch.stack(maps))
+    facts = program.facts(node)
+    return Decision(node.name, kind, facts.region or facts.scope, torch.stack(maps))
