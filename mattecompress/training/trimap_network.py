@@ -19,12 +19,14 @@ class TrimapAnswer(NamedTuple):
     alpha: (N,1,H,W), float32 in 0..1.
     features: of its encoder, (N,C,h,w). taught: the same of a teacher that it carries with it.
     share: of all tokens those that attend, the mean over its routers, a scalar; in training with a gradient.
+    expected: the share that would attend if it were drawn as in training, a scalar; not in training.
     """
 
     alpha: Tensor
     features: Tensor | None = None
     taught: Tensor | None = None
     share: Tensor | None = None
+    expected: Tensor | None = None
 
 
 class TrimapNetwork(ABC):
@@ -33,6 +35,7 @@ class TrimapNetwork(ABC):
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self._shares: list[Tensor] = []
+        self._expected: list[Tensor] = []
         for part in module.modules():
             if isinstance(part, TokenChoice):
                 part.register_forward_hook(self._see_choice)
@@ -41,11 +44,13 @@ class TrimapNetwork(ABC):
 
     def answer(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer:
         """The matte of (N,3,H,W) and (N,1,H,W), and what else a loss may weigh."""
-        self._shares.clear()
         answer = self._matte(frames, trimap)
-        share = torch.stack(self._shares).mean() if self._shares else None
+        share, expected = (
+            torch.stack(seen).mean() if seen else None for seen in (self._shares, self._expected)
+        )
         self._shares.clear()
-        return answer._replace(alpha=answer.alpha.float(), share=share)
+        self._expected.clear()
+        return answer._replace(alpha=answer.alpha.float(), share=share, expected=expected)
 
     @abstractmethod
     def _matte(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer: ...
@@ -56,6 +61,7 @@ class TrimapNetwork(ABC):
     def _see_scores(self, module: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
         if not module.training:
             self._shares.append((scores[..., 0] > scores[..., 1]).float().mean())
+            self._expected.append(scores[..., 0].float().exp().mean())
 
 
 class ViTMatteNetwork(TrimapNetwork):

@@ -48,20 +48,21 @@ class TrimapObjective:
 
     @torch.no_grad()
     def measure(self, held_out: HeldOut) -> dict[str, Any]:
-        """Scores on held-out clips, beside those of their trimaps, and the share of tokens that attend."""
-        shares: list[Tensor] = []
+        """Scores on held-out clips, beside those of their trimaps, and which share of tokens attends, or would if drawn."""
+        shares: list[tuple[Tensor, Tensor]] = []
 
         def matte(clip: Clip) -> Tensor:
             frames, trimap = (
                 value.to(self.source.device) for value in (clip.frames, make_trimap(clip.alpha))
             )
             answer = self.network.answer(frames, trimap)
-            if answer.share is not None:
-                shares.append(answer.share)
+            if answer.share is not None and answer.expected is not None:
+                shares.append((answer.share, answer.expected))
             return answer.alpha
 
         scores = evaluate(matte, held_out, {"trimap": lambda clip: make_trimap(clip.alpha)})
-        return {**scores, "routed_share": torch.stack(shares).mean().item()} if shares else scores
+        means = torch.tensor(shares).mean(0).tolist() if shares else []
+        return {**scores, **dict(zip(("routed_share", "drawn_share"), means, strict=False))}
 
     def look(self, stage: Stage, step: int) -> None:
         """Run the network on the pictures that a step has for batch-norm statistics."""

@@ -16,7 +16,7 @@ def falling(steps: tuple[int, int, int], routing: Routing | None = None) -> tupl
     )
 
 
-SMALL = Stage(600, 4, 1, 128, 128, LayerRates(2e-3, 0.9, BLOCKS), fade=0.05, bfloat16=False)
+SMALL = Stage(400, 4, 1, 128, 128, LayerRates(2e-3, 0.9, BLOCKS), fade=0.05, bfloat16=False)
 
 TRIMAP_RECIPES = {
     "vitmatte": Recipe(
@@ -37,7 +37,7 @@ TRIMAP_RECIPES = {
     ),
     "mematte-small": Recipe(
         model="mematte-tiny",
-        stages=(replace(SMALL, steps=400, routing=Routing(distillation=100.0, compression=10.0)),),
+        stages=(replace(SMALL, routing=Routing(distillation=100.0, compression=10.0)),),
         warmup=50,
         weight_decay=0.1,
         clip_norm=1.0,

@@ -8,12 +8,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
 
 from mattecompress.models import build_model
 from mattecompress.models.signatures import trimap_signature
+from mattecompress.modules.routed_attention import TokenChoice
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.tracing import capture
 from mattecompress.training.beginning import build_network
@@ -83,7 +85,7 @@ def test_result_is_a_checkpoint_with_its_share(whole_run) -> None:
     )
     assert alpha.shape == (1, 1, 64, 64) and alpha.isfinite().all()
     record = json.loads(whole_run.record.read_text())
-    assert 0 <= record["held_out"]["routed_share"] <= 1
+    assert all(0 <= record["held_out"][f"{kind}_share"] <= 1 for kind in ("routed", "drawn"))
     assert set(record["held_out"]["trimap"]) == {"mad", "mse", "dtssd"}
     assert record["taught_by"]["file"] == "weights.safetensors"
 
@@ -193,3 +195,23 @@ def test_paper_lengths() -> None:
             int(per_epoch * 30) - int(per_epoch * 26),
         ],
     }
+
+
+@pytest.mark.slow
+def test_the_drawn_share_goes_to_its_target_while_the_loss_falls() -> None:
+    """`mematte-small` on smaller pictures, with a teacher of random weights."""
+    recipe = find_recipe("mematte-small")
+    stage = replace(recipe.stages[0], steps=80, height=64, width=64)
+    guide = build_network("vitmatte-tiny", 1, None)
+    short = replace(recipe, stages=(stage,), warmup=10)
+    run = Run(short, 3, ALONE, build_network("mematte-tiny", 0, None, guide), teacher=guide)
+    shares: list[float] = []
+    for part in run.state.model.modules():
+        if isinstance(part, TokenChoice):
+            part.register_forward_hook(lambda module, inputs, drawn: shares.append(drawn.mean().item()))
+    for _ in range(stage.steps):
+        run.advance()
+    routers, last = len(shares) // stage.steps, 20
+    assert mean(shares[: 2 * routers]) > 0.4
+    assert abs(mean(shares[-last * routers :]) - 0.25) < 0.05
+    assert mean(run.state.losses[-last:]) < 0.7 * mean(run.state.losses[:last])
