@@ -36,7 +36,7 @@ def test_fuzz_for_a_while(tmp_path: Path) -> None:
 if __name__ == "__main__":
     import atheris  # type: ignore[import-not-found]
 
-    with atheris.instrument_imports():
+    with atheris.instrument_imports(include=["mattecompress"]):
         import mattecompress.pipeline_text
         import mattecompress.text_parser  # noqa: F401
 
