@@ -127,7 +127,10 @@ def test_named_capture(refused: Refused, words: list[str], expected: str) -> Non
 @pytest.mark.parametrize(
     ("pipeline", "expected"),
     [
-        ("fold-batchnorm", "column 1: unknown pass 'fold-batchnorm'; did you mean fold-batch-norm or fold-constants?"),
+        (
+            "fold-batchnorm",
+            "column 1: unknown pass 'fold-batchnorm'; did you mean fold-batch-norm or fold-constants?",
+        ),
         ("canonicalize,qantize", "column 14: unknown pass 'qantize'; did you mean quantize or"),
         ("quantize{weihgts=4}", "unknown option 'weihgts'; did you mean weights or"),
         ("quantize{weights=many}", "option 'weights': expected int, got 'many'"),
