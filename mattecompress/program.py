@@ -179,6 +179,12 @@ class Program:
         node.args = ((*values, value),)  # type: ignore[misc]
         self.output_names = (*self.output_names, name)
 
+    def keep_outputs(self, *names: str) -> None:
+        """Return the outputs of these names only, in the order that they have."""
+        kept = {name: node for name, node in self.outputs.items() if name in names}
+        self.graph.output_node().args = (tuple(kept.values()),)
+        self.output_names = tuple(kept)
+
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Let every user of `old` read `new`; scope and region move along, and `old` leaves the graph."""
         if "facts" not in new.meta:

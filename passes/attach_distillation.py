@@ -17,6 +17,7 @@ from torch import fx
 from mattecompress.grafting import graft
 from mattecompress.pipeline import Context, Pass, PreconditionError, expect
 from mattecompress.program import Level, Program, owner_of
+from mattecompress.scopes import handed_on, lies_in
 
 FEATURES = "features"
 TAUGHT = "taught"
@@ -55,11 +56,9 @@ class AttachDistillation(Pass):
         if (FEATURES in program.output_names) != self.remove:
             return None
         if self.remove:
-            kept = {name: node for name, node in program.outputs.items() if name not in (FEATURES, TAUGHT)}
-            program.graph.output_node().args = (tuple(kept.values()),)
-            program.output_names = tuple(kept)
+            program.keep_outputs(*(name for name in program.output_names if name not in (FEATURES, TAUGHT)))
             program.scopes = {
-                scope: kind for scope, kind in program.scopes.items() if not scope.startswith(f"{TEACHER}.")
+                scope: kind for scope, kind in program.scopes.items() if not lies_in(scope, TEACHER)
             }
             return "teacher removed"
         teacher = _frozen(self._teacher(program, context))
@@ -81,24 +80,20 @@ class AttachDistillation(Pass):
         )
         teacher = given.clone()
         features = self._features(teacher)
-        teacher.output_names = ()
-        teacher.graph.output_node().args = ((),)
+        teacher.keep_outputs()
         teacher.add_output(TAUGHT, features)
         teacher.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-        teacher.scopes = {scope: kind for scope, kind in teacher.scopes.items() if self._holds(scope)}
+        teacher.scopes = {
+            scope: kind for scope, kind in teacher.scopes.items() if lies_in(scope, self.encoder)
+        }
         kinds = {type(teacher.module(node)).__name__ for node in teacher.called_modules()}
         expect(not kinds, f"the teacher's encoder holds {', '.join(sorted(kinds))}, which training moves")
         return teacher
 
-    def _holds(self, scope: str) -> bool:
-        return f"{scope}.".startswith(f"{self.encoder}.")
-
     def _features(self, program: Program) -> fx.Node:
         """The one tensor that others read from the encoder."""
-        scopes = {node: program.facts(node).scope for node in program.operations()}
-        own = {node for node, scope in scopes.items() if self._holds(scope)}
-        read = [node for node in scopes if node in own and any(user not in own for user in node.users)]
-        expect(own, f"no operation of {program.name} comes from a module '{self.encoder}'")
+        read = handed_on(program, self.encoder)
+        expect(read, f"no operation of {program.name} comes from a module '{self.encoder}'")
         expect(len(read) == 1, f"{len(read)} tensors leave '{self.encoder}', expected one")
         return read[0]
 

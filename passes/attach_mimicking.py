@@ -18,6 +18,7 @@ from torch import fx
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
+from mattecompress.scopes import handed_on
 
 TAP = "tap"
 MASK = "tap_mask"
@@ -42,7 +43,7 @@ class AttachMimicking(Pass):
         """The encoder is there, and nothing is lowered."""
         if not self.remove:
             expect(program.level is not Level.LOWERED, "the program is lowered: nothing can be learned")
-            expect(self._features(program), f"no operation comes from a module '{self.encoder}'")
+            expect(handed_on(program, self.encoder), f"no operation comes from a module '{self.encoder}'")
 
     def ensures(self, program: Program) -> None:
         """There are taps, or there are none."""
@@ -55,11 +56,11 @@ class AttachMimicking(Pass):
         if bool(taps) != self.remove:
             return None
         if self.remove:
-            kept = {name: node for name, node in program.outputs.items() if name not in (*taps, MASK, COARSE)}
-            program.graph.output_node().args = (tuple(kept.values()),)
-            program.output_names = tuple(kept)
+            program.keep_outputs(
+                *(name for name in program.output_names if name not in (*taps, MASK, COARSE))
+            )
             return f"{len(taps)} taps removed"
-        features = self._features(program)
+        features = handed_on(program, self.encoder)
         for number, node in enumerate(features, start=1):
             program.add_output(f"{TAP}{number}", node)
         masks = program.called_modules(SpatialMask)[:1]
@@ -68,12 +69,6 @@ class AttachMimicking(Pass):
             for coarse in _matte_of(program, mask):
                 program.add_output(COARSE, coarse)
         return f"{len(features)} features of {self.encoder}, {'under a mask' if masks else 'no mask'}"
-
-    def _features(self, program: Program) -> list[fx.Node]:
-        """What others read from the encoder, in order."""
-        scopes = {node: program.facts(node).scope for node in program.operations()}
-        own = {node for node, scope in scopes.items() if f"{scope}.".startswith(f"{self.encoder}.")}
-        return [node for node in scopes if node in own and any(user not in own for user in node.users)]
 
 
 def _matte_of(program: Program, mask: fx.Node) -> list[fx.Node]:

@@ -23,6 +23,7 @@ from mattecompress.models.binary_layers import Form
 from mattecompress.passes.insert_elastic_shortcuts import stride_between
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program, owner_of
+from mattecompress.scopes import lies_in, nodes_of
 from mattecompress.signature import Signature
 from mattecompress.tracing import capture
 
@@ -68,7 +69,7 @@ class EvolveEncoder(Pass):
         counts = [self.stem, *self.widening, *(channels for group in self._plan.groups for channels in group)]
         expect(min(counts) > 0, "a block needs channels: the plan has one of 0")
         expect(program.level is not Level.LOWERED, "the program is lowered: evolve the encoder before")
-        nodes = self._nodes(program)
+        nodes = nodes_of(program, self.encoder)
         expect(nodes, f"no operation comes from a module '{self.encoder}'")
         frames, features = _ends(program, nodes)
         if self._is_evolved(program):
@@ -84,19 +85,21 @@ class EvolveEncoder(Pass):
     def ensures(self, program: Program) -> None:
         """The encoder is one of evolvable blocks, and gives the plan's channels."""
         expect(self._is_evolved(program), f"{self.encoder} has no evolvable blocks")
-        _, features = _ends(program, self._nodes(program))
+        _, features = _ends(program, nodes_of(program, self.encoder))
         expect(self._fits(program, features), f"features have other channels than {self._plan.channels}")
 
     def apply(self, program: Program, context: Context) -> str | None:
         """The new encoder in place of the old, then weights for those that read it."""
         if self._is_evolved(program):
             return None
-        nodes = self._nodes(program)
+        nodes = nodes_of(program, self.encoder)
         (frame,), old = _ends(program, nodes)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(context.seed)
             donor = self._captured(program.facts(frame).shape, context.seed)
-        program.scopes = {path: kind for path, kind in program.scopes.items() if not self._covers(path)}
+        program.scopes = {
+            path: kind for path, kind in program.scopes.items() if not lies_in(path, self.encoder)
+        }
         new = list(graft(program, donor, {"x": frame}, self.encoder, nodes[0]).values())
         program.scopes = dict(sorted({**program.scopes, self.encoder: BinaryEncoder.__name__}.items()))
         _read_sizes_of(program, old, nodes)
@@ -112,7 +115,7 @@ class EvolveEncoder(Pass):
                 changed[other] = int(program.facts(other).shape[1])
         program.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         generator = torch.Generator().manual_seed(context.seed)
-        readers = _fit_readers(program, changed, set(self._nodes(program)), generator)
+        readers = _fit_readers(program, changed, set(nodes_of(program, self.encoder)), generator)
         blocks = f"{len(self.groups)} groups and {len(self.widening)} sub-blocks"
         return f"{blocks} in {self.encoder}; new weights in {readers} layers that read it"
 
@@ -130,12 +133,6 @@ class EvolveEncoder(Pass):
 
     def _fits(self, program: Program, features: list[fx.Node]) -> bool:
         return tuple(program.facts(node).shape[1] for node in features) == self._plan.channels
-
-    def _covers(self, path: str) -> bool:
-        return path == self.encoder or path.startswith(f"{self.encoder}.")
-
-    def _nodes(self, program: Program) -> list[fx.Node]:
-        return [node for node in program.operations() if self._covers(program.facts(node).scope)]
 
     def _is_evolved(self, program: Program) -> bool:
         return program.scopes.get(self.encoder) == BinaryEncoder.__name__

@@ -13,6 +13,7 @@ from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 from mattecompress.regions import region_graph
+from mattecompress.scopes import lies_in
 
 RVM_BLOCKS = ("InvertedResidual", "Bottleneck", "LRASPP", "BottleneckBlock", "UpsamplingBlock", "OutputBlock")
 BIVM_BLOCKS = (
@@ -56,7 +57,7 @@ def _from_modules(program: Program, blocks: set[str]) -> Iterator[tuple[fx.Node,
     """The outermost named block that a node's scope lies in; a layer outside of all is a region of its own."""
     for node in program.operations():
         scope = program.facts(node).scope
-        within = [block for block in blocks if scope == block or scope.startswith(f"{block}.")]
+        within = [block for block in blocks if lies_in(scope, block)]
         if within:
             yield node, min(within, key=len)
         else:

@@ -21,6 +21,7 @@ from mattecompress.errors import UserError
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
+from mattecompress.scopes import nodes_of
 
 aten = torch.ops.aten
 Rows = tuple[int, int]
@@ -61,7 +62,7 @@ class TileDecoder(Pass):
     def requires(self, program: Program) -> None:
         """The size is fixed, and the decoder is there, hands one value on, and sees what is near only."""
         expect(program.level is not Level.LOWERED, "the program is lowered: run tile-decoder before lowering")
-        nodes = self._nodes(program)
+        nodes = nodes_of(program, self.decoder)
         expect(nodes, f"no operation is in the scope '{self.decoder}'")
         ends = _ends(nodes)
         if _are_joined(ends):
@@ -76,13 +77,13 @@ class TileDecoder(Pass):
 
     def ensures(self, program: Program) -> None:
         """Strips, none of which is higher than asked for, are joined."""
-        ends = _ends(self._nodes(program))
+        ends = _ends(nodes_of(program, self.decoder))
         expect(_are_joined(ends), "the decoder is computed whole")
         expect(all(_height(program, end) <= self.rows for end in ends), "a strip is too high")
 
     def apply(self, program: Program, context: Context) -> str | None:
         """Each strip, then their join."""
-        nodes = self._nodes(program)
+        nodes = nodes_of(program, self.decoder)
         end, *others = _ends(nodes)
         height = _height(program, end)
         if others or height <= self.rows:
@@ -96,13 +97,6 @@ class TileDecoder(Pass):
         joined.meta["facts"] = program.facts(end).but(scope="")
         program.replace(end, joined)
         return f"{len(strips)} strips of {self.rows} rows"
-
-    def _nodes(self, program: Program) -> list[fx.Node]:
-        return [
-            node
-            for node in program.operations()
-            if f"{program.facts(node).scope}.".startswith(f"{self.decoder}.")
-        ]
 
 
 class _Strip:
