@@ -25,21 +25,17 @@ def _pair(values: Sequence[int]) -> list[int]:
 
 
 def _convolution(call: Call) -> str:
-    return _convolve(call, pads(_pair(call["padding"])))
+    return _convolve(call, pads(_along_axes(call, "padding")))
 
 
-def _line_convolution(call: Call) -> str:
-    (stride,), (padding,), (dilation,) = call["stride"], call["padding"], call["dilation"]
-    return call.emit(
-        "Conv",
-        call.value("input"),
-        call.value("weight"),
-        call.optional("bias"),
-        strides=[stride],
-        pads=pads([padding]),
-        dilations=[dilation],
-        group=call["groups"],
-    )
+def _along_axes(call: Call, name: str) -> list[int]:
+    """An argument of a convolution of one or two dimensions, a number for each."""
+    values, axes = list(call[name]), len(_kernel_shape(call))
+    return values * axes if len(values) == 1 else values
+
+
+def _kernel_shape(call: Call) -> list[int]:
+    return list(call.sizes("weight", "a convolution")[2:])
 
 
 def _convolution_padding(call: Call) -> str:
@@ -58,10 +54,10 @@ def _convolve(call: Call, padding: list[int]) -> str:
         call.value("input"),
         call.value("weight"),
         call.optional("bias"),
-        kernel_shape=list(call.sizes("weight", "a convolution")[2:]),
-        strides=_pair(call["stride"]),
+        kernel_shape=_kernel_shape(call),
+        strides=_along_axes(call, "stride"),
         pads=padding,
-        dilations=_pair(call["dilation"]),
+        dilations=_along_axes(call, "dilation"),
         group=call["groups"],
     )
 
@@ -72,7 +68,7 @@ def _transposed_convolution(call: Call) -> str:
         call.value("input"),
         call.value("weight"),
         call.optional("bias"),
-        kernel_shape=list(call.sizes("weight", "a convolution")[2:]),
+        kernel_shape=_kernel_shape(call),
         strides=_pair(call["stride"]),
         pads=pads(_pair(call["padding"])),
         output_padding=_pair(call["output_padding"]),
@@ -268,7 +264,7 @@ def _mask(call: Call) -> str:
 
 
 RULES: Mapping[Any, Rule] = {
-    aten.conv1d.default: _line_convolution,
+    aten.conv1d.default: _convolution,
     aten.conv2d.default: _convolution,
     aten.conv2d.padding: _convolution_padding,
     aten.conv_transpose2d.input: _transposed_convolution,
