@@ -14,8 +14,6 @@ from mattecompress.backends.tvm.backend import Freestanding, Tvm
 from mattecompress.backends.tvm.freestanding.executable import ExecutableArtifact
 from mattecompress.backends.tvm.freestanding.link import available
 from mattecompress.cost import cost
-from mattecompress.data.colours import parse_colour
-from mattecompress.data.frames import composite
 from mattecompress.data.sources import SourceClip, load_clips
 from mattecompress.data.video import read_info, write_frames
 from mattecompress.evaluation import alpha_name, predict
@@ -23,10 +21,9 @@ from mattecompress.metrics import evaluate_clip
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.preparation import compile_program, lower
 from mattecompress.program import Program
-from mattecompress.report import VariantReport, write_report
+from mattecompress.report import VariantReport, frame_errors, over_green, write_report
 from mattecompress.stream import Stream
 
-GREEN = "#00b140"
 ARM = "cortex-a76"
 ARM_FRAMES = 2
 MODEL = "rvm-mobilenetv3"
@@ -128,7 +125,7 @@ def _matte(folder: Path, name: str, program: Program, clip: SourceClip, truth: T
     outputs = list(stream.over(clip.frames))
     frame_ms = (time.perf_counter() - start) / len(outputs) * 1e3
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
-    green = composite(alpha, torch.cat([output["fgr"] for output in outputs]), parse_colour(GREEN))
+    green = over_green(alpha, torch.cat([output["fgr"] for output in outputs]))
     write_frames(folder / f"{name}-alpha.mp4", alpha)
     write_frames(folder / f"{name}-green.mp4", green)
     mask = torch.cat([output[MASK] for output in outputs]) if MASK in shown.output_names else None
@@ -177,7 +174,7 @@ def _report(
             variant.name,
             variant.alpha,
             variant.green,
-            ((variant.alpha - truth).abs().mean(dim=(1, 2, 3)) * 1e3).tolist(),
+            frame_errors(variant.alpha, truth),
             _facts(variant, check),
             variant.mask,
         )

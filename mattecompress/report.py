@@ -19,6 +19,7 @@ from mattecompress.files import atomic_path
 
 TEMPLATE = "report.html"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626")
+GREEN = "#00b140"
 TINT, OPACITY = "#f59e0b", 0.5
 BINS = 24
 
@@ -115,6 +116,17 @@ def picture(frame: Tensor) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def over_green(alpha: Tensor, foreground: Tensor) -> Tensor:
+    """A clip (T,3,H,W) cut out by its alpha (T,1,H,W), over green."""
+    return composite(alpha, foreground, parse_colour(GREEN))
+
+
+def frame_errors(alpha: Tensor, truth: Tensor) -> list[float]:
+    """The mean absolute error of each frame of (T,1,H,W), x 1e3."""
+    errors: list[float] = ((alpha - truth).abs().mean(dim=(1, 2, 3)) * 1e3).tolist()
+    return errors
 
 
 def marked(frame: Tensor, mask: Tensor) -> Tensor:

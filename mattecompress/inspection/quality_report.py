@@ -7,16 +7,12 @@ from torch import Tensor
 
 from mattecompress.calibration import Progress
 from mattecompress.cost import cost
-from mattecompress.data.colours import parse_colour
-from mattecompress.data.frames import composite
 from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.evaluation import METRICS, predict
 from mattecompress.inspection.quality import affine_numbers, find_uncalibrated, region_ratios
 from mattecompress.metrics import evaluate_clip
 from mattecompress.program import Program
-from mattecompress.report import VariantReport, write_report
-
-GREEN = "#00b140"
+from mattecompress.report import VariantReport, frame_errors, over_green, write_report
 
 
 def write_quality_report(
@@ -52,15 +48,14 @@ def _measure(
     truth: Tensor,
 ) -> VariantReport:
     alpha, foreground = predict(program, program.run, clip)
-    green = parse_colour(GREEN)[:, None, None].expand_as(clip.frames)
     metrics = evaluate_clip(alpha, truth)
     before = find_uncalibrated(program, list(programs.values()))
     affine = affine_numbers(before, program) if before else None
     return VariantReport(
         name,
         alpha,
-        composite(alpha, clip.frames if foreground is None else foreground, green),
-        ((alpha - truth).abs().mean(dim=(1, 2, 3)) * 1e3).tolist(),
+        over_green(alpha, clip.frames if foreground is None else foreground),
+        frame_errors(alpha, truth),
         [
             *((metric, f"{metrics[metric]:.3f}") for metric in METRICS if metric in metrics),
             ("weights, MiB", f"{cost(program).totals.size_mib:.2f}"),
