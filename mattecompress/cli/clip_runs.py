@@ -50,7 +50,7 @@ def errors_against(program: "Program", exact: "Program", source: str, frames: in
     from mattecompress.data.sources import clip_inputs
     from mattecompress.inspection.error import measure_errors
 
-    return measure_errors(program, exact, [clip_inputs(program, _clip(program, source, frames))])
+    return measure_errors(program, exact, [clip_inputs(program, clip_for(program, source, frames))])
 
 
 def decisions_of(program: "Program", source: str, frames: int) -> "Decisions":
@@ -58,11 +58,15 @@ def decisions_of(program: "Program", source: str, frames: int) -> "Decisions":
     from mattecompress.data.sources import clip_inputs
     from mattecompress.inspection.decisions import record_decisions
 
-    return record_decisions(program, clip_inputs(program, _clip(program, source, frames)))
+    return record_decisions(program, clip_inputs(program, clip_for(program, source, frames)))
 
 
-def _clip(program: "Program", source: str, frames: int) -> "SourceClip":
+def clip_for(program: "Program", source: str, frames: int | None) -> "SourceClip":
+    """The first clip of a source, at the program's size.
+
+    Raises:
+        FrameInputError: the program takes no single frame. DatasetError, MediaError: the clip cannot be read.
+    """
     from mattecompress.data.sources import frame_size, load_clips
 
-    (clip,) = load_clips(source, frame_size(program), 1, frames)
-    return clip
+    return next(iter(load_clips(source, frame_size(program), 1, frames)))

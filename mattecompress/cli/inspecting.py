@@ -87,15 +87,19 @@ def inspect(
         raise ArgumentError("--reference is what errors are measured against: add --error with a clip")
     select([], where, sort)
     if program.is_dir():
-        about_one: dict[str, object] = {"text": text, "nodes": nodes, "where": where, "sort": sort}
-        about_one |= {
+        about_one = {
+            "text": text,
+            "nodes": nodes,
+            "where": where,
+            "sort": sort,
             "memory": memory,
             "error": error,
             "masks": masks,
             "dot": drawing,
             "model-explorer": model_explorer,
+            "size": size,
         }
-        show_recording(program, html, json, {**about_one, "size": size})
+        show_recording(program, html, json, about_one)
         return
     for file in (drawing, html):
         if file:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from mattecompress.cli.clip_runs import clip_for, fit_all
 from mattecompress.cli.options import Frames, Output, Size, progress_bar, require_writable, say
-from mattecompress.cli.running import fit_to, load_at
+from mattecompress.cli.running import load_at
 
 
 def register(app: typer.Typer) -> None:
@@ -30,17 +31,12 @@ def report(
 
     What calibrate-affine found is drawn where the program that it began with is among them.
     """
-    from mattecompress.data.sources import frame_size, load_clips
     from mattecompress.inspection.quality_report import write_quality_report
-    from mattecompress.preparation import fix_size
 
     require_writable(output)
-    exact = fit_to(load_at(reference, size), data)
-    known = frame_size(exact)
-    measured = {path.stem: load_at(path, size) for path in programs}
-    if known:
-        measured = {name: fix_size(program, known) for name, program in measured.items()}
-    clip = next(iter(load_clips(data, known, 1, frames)))
+    exact, *measured = fit_all([load_at(path, size) for path in (reference, *programs)], data)
+    clip = clip_for(exact, data, frames)
     with progress_bar() as progress:
-        write_quality_report(output, measured, exact, clip, progress)
-    say(f"{output}: {len(measured)} programs on {len(clip.frames)} frames")
+        named = dict(zip((path.stem for path in programs), measured, strict=True))
+        write_quality_report(output, named, exact, clip, progress)
+    say(f"{output}: {len(named)} programs on {len(clip.frames)} frames")

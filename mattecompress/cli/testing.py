@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mattecompress.cli.clip_runs import clip_for
 from mattecompress.cli.options import Json, ProgramPath, Size, Threads, print_json, require_known
 from mattecompress.cli.running import fit_to, load_at
 
@@ -25,16 +26,8 @@ def register(app: typer.Typer) -> None:
 
 
 def two_frames(program: "Program", source: str) -> "Tensor":
-    """The first two frames of what a program is to be measured on, (2,3,H,W); of a picture, the picture twice.
-
-    Raises:
-        UserError: the program takes no frames.
-    """
-    from mattecompress.data.sources import frame_node, frame_size, load_clips
-
-    frame_node(program)
-    clip = next(iter(load_clips(source, frame_size(program), 1, 2)))
-    return clip.frames[[0, -1]]
+    """The first two frames of what a program is to be measured on, (2,3,H,W); of a picture, the picture twice."""
+    return clip_for(program, source, 2).frames[[0, -1]]
 
 
 def count(program: "Program", target: str, source: str | None, json: bool) -> None:
