@@ -31,20 +31,20 @@ class ClipObjective:
         if stage.frames:
             sides = stage.sides(self.source.seed, step)
             batch = self.source.batch("matting", step, stage.batch, stage.frames, *sides)
-            with self._precision(stage):
+            with stage.precision(self.source.device):
                 answer = self.network.answer(batch.frames)
                 taught = self._taught(batch) if stage.mimicking else ()
             yield clip_loss(self.recipe, stage, batch, answer, taught, self.network.module)
         if stage.high is not None:
             size = (stage.high.frames, stage.high.height, stage.high.width)
             batch = self.source.batch("high", step, stage.batch, *size)
-            with self._precision(stage):
+            with stage.precision(self.source.device):
                 matte = self.network.matte(batch.frames, stage.high.ratio)
             yield matting_loss(*matte, batch.foreground, batch.alpha)["total"]
         if stage.segmentation:
             size = (stage.frames, stage.height, stage.width)
             batch = self.source.batch("segmentation", step, stage.batch, *size)
-            with self._precision(stage):
+            with stage.precision(self.source.device):
                 logits = self.network.segment(batch.frames)
             yield segmentation_loss(logits, (batch.alpha > 0.5).float())
 
@@ -62,10 +62,6 @@ class ClipObjective:
     def _taught(self, batch: Batch) -> tuple[Tensor, ...]:
         assert self.teacher is not None
         return self.teacher.features(batch.frames)
-
-    def _precision(self, stage: Stage) -> torch.autocast:
-        kind = self.source.device.partition(":")[0]
-        return torch.autocast(kind, torch.bfloat16, enabled=stage.bfloat16)
 
 
 def clip_loss(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import cos, pi
 from random import Random
 
+import torch
+
 from mattecompress.training.rates import LayerRates, Rates
 
 
@@ -72,6 +74,10 @@ class Stage:
         draw = Random(f"{seed} {step}")
         height, width = (draw.randrange(self.smallest, side + 1, 16) for side in (self.height, self.width))
         return height, width
+
+    def precision(self, device: str) -> torch.autocast:
+        """The context that networks run in on a device."""
+        return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=self.bfloat16)
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by at the stage's own `step`."""

@@ -38,7 +38,7 @@ class TrimapObjective:
             TrainingError: the network routes nothing, or has no teacher, for a stage that weighs that.
         """
         frames, alpha, trimap = self._pictures("matting", stage, step)
-        with self._seeded(step), self._precision(stage):
+        with self._seeded(step), stage.precision(self.source.device):
             answer = self.network.answer(frames, trimap)
             taught = (
                 self._taught(frames, trimap) if stage.routing and answer.taught is None else answer.taught
@@ -93,10 +93,6 @@ class TrimapObjective:
         with torch.random.fork_rng([device] if device.startswith("cuda") else []):
             torch.manual_seed(Random(f"{self.source.seed} {step} {self.source.rank} routers").getrandbits(63))
             yield
-
-    def _precision(self, stage: Stage) -> torch.autocast:
-        kind = self.source.device.partition(":")[0]
-        return torch.autocast(kind, torch.bfloat16, enabled=stage.bfloat16)
 
 
 def routing_loss(routing: Routing, answer: TrimapAnswer, taught: Tensor | None) -> Tensor:

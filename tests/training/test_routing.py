@@ -1,11 +1,6 @@
 """A routed student that learns from its ViTMatte in the training loop."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -29,11 +24,11 @@ from mattecompress.training.trimap_network import TrimapProgramNetwork
 from mattecompress.training.trimap_objective import TrimapObjective
 from mattecompress.training.world import World
 from mattecompress.trimap_losses import compression_loss, distillation_loss, trimap_matting_loss
+from tests.processes import kill_at, start
 
 FIRST = Stage(3, 2, 1, 64, 64, LayerRates(1e-3, 0.9, 12), bfloat16=False, routing=Routing())
 TINY = Recipe("mematte-tiny", (FIRST,), weight_decay=0.1, teacher="vitmatte-tiny", erosion=4)
 FEW = HeldOut(clips=1, frames=2, height=64, width=64)
-ROOT = Path(__file__).resolve().parents[2]
 ALONE = World(0, 1, "cpu")
 
 
@@ -67,14 +62,7 @@ def test_goes_on_after_kill(whole_run, teacher: Path, tmp_path: Path) -> None:
         f"train(TINY, Path({str(tmp_path)!r}), seed=3, teacher=Path({str(teacher)!r}), save_every=1, "
         "held_out=FEW, quiet=True)"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list(tmp_path.glob("checkpoint-*")), "the run was killed before its first checkpoint"
+    kill_at("checkpoint-*", tmp_path, start("-c", script))
     resumed = train(TINY, tmp_path, seed=3, teacher=teacher, held_out=FEW, quiet=True)
     assert resumed.losses == whole_run.losses
 
