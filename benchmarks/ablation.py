@@ -16,18 +16,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import mattecompress as mc
 from mattecompress.errors import UserError
-from mattecompress.files import atomic_path
 from mattecompress.models import build_model
 from mattecompress.models.bimatting import BiVM
 from mattecompress.models.binary_layers import Form
@@ -44,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from ablation_page import Plan, Result, write_page
+from results import say, write_json
 
 TEACHER = "bivm-32bit"
 EVERYWHERE = SpatialMaskConfig("residual", 0.0)
@@ -188,7 +186,7 @@ def make_plan(options: argparse.Namespace, pool: Executor) -> Plan:
         say(", ".join(f"{name} {seconds:.2f}" for name, seconds in pace.items()) + " s a step")
         steps = max(1, int(minutes * 60 / statistics.mean(pace.values())))
     plan = Plan(options.budget, steps, teacher, pace)
-    _write(path, asdict(plan))
+    write_json(path, asdict(plan))
     return plan
 
 
@@ -225,7 +223,7 @@ def main() -> None:
             ]
             for future in as_completed(runs):
                 result = future.result()
-                _write(options.work / f"run-{result.variant}-{result.seed}.json", asdict(result))
+                write_json(options.work / f"run-{result.variant}-{result.seed}.json", asdict(result))
                 said = f"MAD {result.scores['network']['mad']:.1f}" if result.scores else "diverged"
                 say(f"{result.variant}, seed {result.seed}: {said}")
                 write_page(options.output, plan, bivm, HELD_OUT, about, read_results(options.work))
@@ -251,16 +249,6 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "ablation.md", help="the page")
     return parser.parse_args()
-
-
-def say(message: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"{message}\n")
-
-
-def _write(path: Path, document: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

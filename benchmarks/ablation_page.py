@@ -1,6 +1,5 @@
 """The page that the results of ablation.py make."""
 
-import datetime
 import math
 import statistics
 import sys
@@ -10,16 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import jinja2
-import torch
-
-from mattecompress.files import atomic_path
 from mattecompress.training.evaluation import HeldOut
 from mattecompress.training.recipes import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import frame_time
+from results import render_page, spread
 
 METRICS = ("mad", "mse", "dtssd")
 PAPER = ("rvm-react", "bimatting", "bivm")
@@ -64,41 +59,29 @@ def write_page(
 
     about: what each variant is.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, trim_blocks=True, keep_trailing_newline=True)
-    page = environment.get_template("ablation.md.jinja").render(
+    render_page(
+        path,
+        "ablation.md.jinja",
         plan=plan,
         recipe=recipe,
         held_out=held_out,
         rows=table_rows(results, about),
         constant=constant_mad(results),
         order=list(order_lines(results)),
-        machine=frame_time.machine()["cpu"],
-        torch=torch.__version__,
-        date=datetime.date.today().isoformat(),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page)
 
 
 def table_rows(results: Sequence[Result], about: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Name, what it is, seeds, each metric's mean and spread, minutes of a run."""
     rows = []
     for name, runs in _by_variant(results).items():
+        scores = [run.scores["network"] for run in runs if run.scores]
         metrics = [
-            spread([run.scores["network"][metric] for run in runs if run.scores]) for metric in METRICS
+            spread([score[metric] for score in scores]) if scores else "diverged" for metric in METRICS
         ]
         minutes = statistics.mean(run.seconds for run in runs) / 60
         rows.append((name, about[name], str(len(runs)), *metrics, f"{minutes:.1f}"))
     return rows
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """The mean, and the standard deviation of a sample where there is one."""
-    if not values:
-        return "diverged"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def constant_mad(results: Sequence[Result]) -> float:

@@ -12,9 +12,6 @@ their float. Every run is one frame with the recurrent states carried on.
 import argparse
 import importlib.metadata
 import json
-import os
-import platform
-import re
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import peers
+from results import machine, say, write_json
 
 MODEL = "rvm-mobilenetv3"
 PIPELINES = {"float": None, "w8a8": "mse{weights=8 activations=8}", "rvm-react": "rvm-react"}
@@ -93,8 +91,7 @@ def main() -> None:
             write_readme(ROOT / "README.md", json.loads(options.output.read_text()))
         else:
             document = measure(options)
-            with atomic_path(options.output) as temporary:
-                temporary.write_text(json.dumps(document, indent=1) + "\n")
+            write_json(options.output, document)
             plot(document, options.output.with_suffix(".svg"))
             print_table(document)
             say(f"written to {options.output} and {options.output.with_suffix('.svg')}")
@@ -121,11 +118,6 @@ def _parse_options() -> argparse.Namespace:
         "--write-readme", action="store_true", help="measure nothing, put --output into README.md"
     )
     return parser.parse_args()
-
-
-def say(message: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"{message}\n")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -181,15 +173,6 @@ def _work(program: Program, run: Runner, frame: torch.Tensor) -> Work:
 
 def _summary(milliseconds: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(milliseconds), min(milliseconds), max(milliseconds)
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers are true of."""
-    found = None
-    if Path("/proc/cpuinfo").is_file():
-        found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    name = found[1] if found else platform.processor()
-    return {"cpu": name or platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,6 @@ there what the other kernels left.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +41,10 @@ from mattecompress.files import atomic_path
 from mattecompress.ops.binary import choose_word, pack_weight_signs
 from mattecompress.signature import Signature
 from mattecompress.tracing import capture
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from results import say, write_json
 
 assert ops
 HOST = find_target("host")
@@ -113,11 +116,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     document = measure(options.turns, options.burst)
-    with atomic_path(options.output) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(options.output, document)
     plot(document, options.output.with_suffix(".svg"))
     print_table(document)
-    sys.stderr.write(f"written to {options.output} and {options.output.with_suffix('.svg')}\n")
+    say(f"written to {options.output} and {options.output.with_suffix('.svg')}")
 
 
 def measure(turns: int, burst: int) -> dict[str, Any]:

@@ -17,12 +17,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,7 +30,6 @@ from mattecompress.cli.options import parse_size
 from mattecompress.errors import UserError
 from mattecompress.evaluation import evaluate
 from mattecompress.facts import Precision
-from mattecompress.files import atomic_path
 from mattecompress.named_pipelines import Brecq, Mse, NamedPipeline, Ptq4vm, Qdrop, Recipe
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
@@ -42,6 +39,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import footage
 from post_training_page import METRICS, Effort, Row, write_page
+from results import say, write_json
 
 MODEL = "rvm-mobilenetv3"
 STARTS = {
@@ -167,12 +165,6 @@ def read_rows(work: Path) -> list[Row]:
     return [Row(**{**document, "size": tuple(document["size"])}) for document in documents]
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-
-
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -195,11 +187,6 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "post-training.md", help="the page")
     return parser.parse_args()
-
-
-def say(message: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"{message}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The page that the results of post_training.py make."""
 
-import datetime
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,15 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import jinja2
-import torch
-
-from mattecompress.files import atomic_path
-
 sys.path.insert(0, str(Path(__file__).parent))
 
-import frame_time
-from ablation_page import spread
+from results import render_page, spread
 
 METRICS = ("mad", "mse", "grad", "conn", "dtssd")
 ORDER = ("mse", "brecq", "qdrop", "qdrop+GAC", "qdrop+GAC by channel", "ptq4vm")
@@ -74,19 +67,14 @@ class Group:
 
 def write_page(path: Path, rows: Sequence[Row]) -> None:
     """A table for each size, and what they say of the paper's order, as Markdown."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, trim_blocks=True, keep_trailing_newline=True)
     groups = group_rows(rows)
     sizes = sorted({group.size for group in groups})
-    page = environment.get_template("post_training.md.jinja").render(
+    render_page(
+        path,
+        "post_training.md.jinja",
         tables={size: [group.cells for group in groups if group.size == size] for size in sizes},
         order=list(order_lines(groups)),
-        machine=frame_time.machine()["cpu"],
-        torch=torch.__version__,
-        date=datetime.date.today().isoformat(),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page)
 
 
 def group_rows(rows: Sequence[Row]) -> list[Group]:
