@@ -6,8 +6,8 @@ gamma and beta and how they are absorbed: the codes of the weights stay what the
 
 Sources: PTQ4VM section 4.2 (GAC) and 4.3 (OFA), and its published code for the output form, the rates and epochs.
 Departures: every quantized convolution gets the two numbers, not only those that had a batch norm; a scale is learned
-in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; what does not lower the loss
-over the calibration clips is undone.
+in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; of all epochs the one of
+least loss over the calibration clips is kept, and nothing where none is below what was there before.
 """
 
 import functools
@@ -96,9 +96,7 @@ class CalibrateAffine(Pass):
         learned = Learned(program, self.apply_to, self.numbers)
         schedule = Schedule(self.epochs, self.batch, self.rate, self.flow_weight, context.seed)
         work = EndToEnd(learned, pieces, schedule, Checkpoints(context.folder, self.name, identity))
-        before = work.loss()
-        work.learn(context.progress)
-        after = work.loss()
+        before, after = work.learn(context.progress)
         if not after < before:
             return None
         learned.absorb(program)

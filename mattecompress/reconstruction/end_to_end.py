@@ -8,6 +8,8 @@ Adam, whose rate falls to 0 along a cosine. A step changes each value by about t
     scale            what it was at first
 
 The values differ by orders of magnitude: an absolute rate that moves the large scales throws the small ones away.
+
+In few bits the loss is rough: it may rise from one epoch to the next, so the values of the best one are kept.
 """
 
 import math
@@ -113,15 +115,20 @@ class EndToEnd:
         self.alpha, self.parameters = alpha_name(learned.copy), learned.parameters
         self.units = {name: learned.unit(name) for name in self.parameters}
         self.optimizer = torch.optim.Adam([{"params": [value]} for value in self.parameters.values()])
+        self.losses: list[float] = []
+        self.best: dict[str, Tensor] = {}
 
-    def learn(self, progress: Callable[[int, int, str], None]) -> None:
-        """Take all steps, or those that are left.
+    def learn(self, progress: Callable[[int, int, str], None]) -> tuple[float, float]:
+        """Take all steps, or those that are left, and go back to the epoch of least loss; the loss before, and there.
 
         Raises:
             CheckpointError: the checkpoint is damaged.
+            CalibrationError: a loss is not finite.
         """
         generator = torch.Generator().manual_seed(self.schedule.seed)
         done, steps = self._resume(), -(-len(self.pieces) // self.schedule.batch)
+        if not done:
+            self._look()
         total = self.schedule.epochs * steps
         for epoch in range(self.schedule.epochs):
             order = torch.randperm(len(self.pieces), generator=generator).split(self.schedule.batch)
@@ -130,7 +137,10 @@ class EndToEnd:
             for step, chosen in enumerate(order, start=epoch * steps):
                 self._step([self.pieces[index] for index in chosen.tolist()], step / total)
                 progress(step + 1, total, "calibrate-affine")
+            self._look()
             self._keep(epoch + 1)
+        self._go_back()
+        return self.losses[0], min(self.losses)
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -163,13 +173,26 @@ class EndToEnd:
         self.optimizer.step()
         self.learned.keep_positive()
 
+    def _look(self) -> None:
+        """Remember the values if their loss is the least so far."""
+        loss = self.loss()
+        if not self.losses or loss < min(self.losses):
+            self.best = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.losses.append(loss)
+
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        for name, value in self.parameters.items():
+            value.copy_(self.best[name])
+
     def _keep(self, epochs: int) -> None:
         tensors = dict(self.parameters) | {
             f"{name}/{moment}": self.optimizer.state[value][moment]
             for name, value in self.parameters.items()
             for moment in MOMENTS
         }
-        self.checkpoints.save("epochs", tensors, {"done": epochs})
+        tensors |= {f"{name}/best": value for name, value in self.best.items()}
+        self.checkpoints.save("epochs", tensors, {"done": epochs, "losses": self.losses})
 
     @torch.no_grad()
     def _resume(self) -> int:
@@ -181,4 +204,6 @@ class EndToEnd:
         for name, value in self.parameters.items():
             value.copy_(tensors[name])
             self.optimizer.state[value] = {moment: tensors[f"{name}/{moment}"] for moment in MOMENTS}
+        self.best = {name: tensors[f"{name}/best"] for name in self.parameters}
+        self.losses = list(record["losses"])
         return int(record["done"])

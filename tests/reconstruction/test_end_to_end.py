@@ -46,3 +46,12 @@ def test_no_step_is_too_large_for_what_it_changes(quantized: Program, apply_to: 
         for call in quantized.called_modules(FakeQuantize):
             if (beta := changes.get(f"{call.target}.beta")) is not None:
                 assert beta < RATE * float(quantized.tensor(call.all_input_nodes[0]).detach().abs().mean())
+
+
+def test_goes_back_to_the_best_epoch(quantized: Program) -> None:
+    """Steps this long leave every good place again."""
+    schedule = Schedule(5, 1, 0.3, 0.0, 0)
+    work = EndToEnd(Learned(quantized, "output"), pieces(quantized), schedule, Checkpoints(None, "", ""))
+    before, after = work.learn(lambda done, total, what: None)
+    assert len(work.losses) == 6 and before == work.losses[0] and after == min(work.losses) == work.loss()
+    assert work.losses[-1] > after
