@@ -2,13 +2,11 @@
 
     python benchmarks/kernel_limits.py              measure, print a table, write kernel_limits.json and .svg
 
-A limit is measured by a loop whose operands stay in registers or in the nearest cache: for each vector a fused
-multiply-add of floats, a dot product of bytes where the core has it, or for bits an exclusive or, one count of the
-bits of every byte and one addition. A kernel's rate counts the products that the layer asks for, ragged channels as
-they are, so that padding, borders, loads and what follows the sums all show as loss. Winograd's kernels compute
-fewer products than the layer asks for, and may pass the limit. In its turn a kernel runs several times, as the
-probe's loop does, so that after the first its operands and results are in the caches; with --burst 1 each run finds
-there what the other kernels left.
+The limits are those of `mattecompress.backends.tvm.limits`. A kernel's rate counts the products that the layer asks
+for, ragged channels as they are, so that padding, borders, loads and what follows the sums all show as loss. Winograd's
+kernels compute fewer products than the layer asks for, and may pass the limit. In its turn a kernel runs several times,
+as the probe's loop does, so that after the first its operands and results are in the caches; with --burst 1 each run
+finds there what the other kernels left.
 """
 
 import argparse
@@ -16,15 +14,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 import tvm
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx, nn
-from tvm import relax, te, tirx
+from tvm import relax
 
 from mattecompress import ops
 from mattecompress.backends.tvm.compute.operands import emit, in_memory
@@ -32,10 +29,8 @@ from mattecompress.backends.tvm.importer.conversion import Scope
 from mattecompress.backends.tvm.importer.convolution import convert
 from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
 from mattecompress.backends.tvm.kernels.integer import emit_quantized_conv2d
-from mattecompress.backends.tvm.kernels.intrinsics import accumulate, count_bytes, multiplication, multiply
-from mattecompress.backends.tvm.kernels.tiles import Registers
+from mattecompress.backends.tvm.limits import HOST, Arithmetic, limit_probe
 from mattecompress.backends.tvm.schedule import schedule_module
-from mattecompress.backends.tvm.targets import find_target
 from mattecompress.benchmark import Work, time_in_turn
 from mattecompress.files import atomic_path
 from mattecompress.ops.binary import choose_word, pack_weight_signs
@@ -47,10 +42,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from results import say, write_json
 
 assert ops
-HOST = find_target("host")
-STEPS, REPEATS = 2048, 256
-
-Arithmetic = Literal["float32", "int8", "binary"]
 COLOURS: dict[Arithmetic, str] = {"float32": "#5b7db1", "int8": "#d98c3f", "binary": "#5a9367"}
 
 
@@ -159,66 +150,6 @@ def repeat(work: Work, times: int) -> Work:
 
 def _limit(arithmetic: str) -> str:
     return f"{arithmetic} limit"
-
-
-def limit_probe(arithmetic: Arithmetic) -> tuple[Work, int]:
-    """A loop at the limit, and its products: words from the first-level cache meet weights held in registers."""
-    with HOST.tvm() as target:
-        registers = Registers.of(target)
-        lanes, vectors = registers.bytes // 4, (registers.count - 2) * 2 // 5
-        probe = _probe(arithmetic, lanes)
-        words = te.placeholder((STEPS,), probe.dtype, name="words")
-        weights = te.placeholder((vectors * lanes,), probe.dtype, name="weights")
-        k = te.reduce_axis((0, STEPS), "k")
-        totals = te.compute(
-            (REPEATS, vectors * lanes),
-            lambda _, o: probe.total(probe.product(words[k], weights[o]), k),
-            name="totals",
-        )
-        function = tvm.tirx.build(_schedule(words, weights, totals, vectors, lanes), target=target)["main"]
-    generator = np.random.default_rng(0)
-    arrays = [generator.integers(0, 2**20, size).astype(probe.dtype) for size in (STEPS, vectors * lanes)]
-    arguments = [
-        tvm.runtime.tensor(array) for array in (*arrays, np.zeros((REPEATS, vectors * lanes), probe.dtype))
-    ]
-    return lambda: function(*arguments), REPEATS * STEPS * vectors * lanes * probe.products
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What one lane of 32 bits does in a step of a limit's loop.
-
-    product: of two lanes, which is `products` products. total: of such over the loop's steps.
-    """
-
-    dtype: str
-    products: int
-    product: Callable[[Any, Any], Any]
-    total: Callable[[Any, Any], Any]
-
-
-def _probe(arithmetic: Arithmetic, lanes: int) -> Probe:
-    if arithmetic == "float32":
-        return Probe("float32", 1, lambda a, b: a * b, te.sum)
-    if arithmetic == "binary":
-        return Probe("uint32", 32, lambda a, b: count_bytes(a ^ b), te.sum)
-    kind = multiplication(HOST.tvm(), lanes, 0)
-    add = te.comm_reducer(accumulate, lambda dtype: tirx.const(0, dtype), name="accumulate")
-    return Probe("int32", 4, lambda a, b: multiply(kind, a, b), lambda value, axis: add(value, axis=[axis]))
-
-
-def _schedule(words: te.Tensor, weights: te.Tensor, totals: te.Tensor, vectors: int, lanes: int) -> Any:
-    schedule = tvm.s_tir.Schedule(te.create_prim_func([words, weights, totals]))
-    block = schedule.get_sblock("totals")
-    local = schedule.cache_write(block, 0, "local")
-    repeat, output, step = schedule.get_loops(block)
-    vector, lane = schedule.split(output, [vectors, lanes])
-    schedule.reorder(repeat, step, vector, lane)
-    schedule.reverse_compute_at(local, repeat)
-    schedule.vectorize(lane)
-    schedule.unroll(vector)
-    schedule.decompose_reduction(block, step)
-    return schedule.mod
 
 
 def layer_work(layer: Layer) -> Work:
