@@ -26,9 +26,12 @@ from mattecompress.text import target_text
 
 aten, matte = torch.ops.aten, torch.ops.matte
 FLOAT_CONVOLUTIONS = {aten.conv2d.default, matte.masked_conv2d.default}
+HAND_ON_BITS = {matte.binary_conv2d_bits.default, matte.binary_depthwise_conv2d_bits.default}
+"""Convolutions whose results are bytes of eight channels each."""
 CONVOLUTIONS = FLOAT_CONVOLUTIONS | {
     matte.binary_conv2d.default,
     matte.binary_depthwise_conv2d.default,
+    *HAND_ON_BITS,
     matte.quantized_conv2d.default,
     matte.masked_binary_conv2d.default,
     matte.masked_quantized_conv2d.default,
@@ -147,7 +150,8 @@ def layer_precision(program: Program, node: fx.Node) -> Precision | None:
 def convolution_macs(program: Program, node: fx.Node) -> int:
     """Multiply-accumulates of a convolution in any form, masked ones with every tile active; 0 for other nodes."""
     taps = _taps_per_output(program, node)
-    return math.prod(program.facts(node).sizes) * taps if taps else 0
+    channels = 8 if node.target in HAND_ON_BITS else 1
+    return math.prod(program.facts(node).sizes) * channels * taps if taps else 0
 
 
 def _taps_per_output(program: Program, node: fx.Node) -> int:
@@ -162,7 +166,7 @@ def _taps_per_output(program: Program, node: fx.Node) -> int:
     if "zero_point" in arguments:
         channels = program.facts(arguments["q"]).sizes[1]
         return channels // int(arguments["groups"]) * int(math.prod(arguments["kernel"]))
-    if node.target is matte.binary_depthwise_conv2d.default:
+    if "depthwise" in str(node.target):
         return math.prod(weight[:2])
     return (
         math.prod(weight[1:3]) * int(arguments["channels"])

@@ -25,9 +25,7 @@ class Tracing:
         self.program = program
         self.maker = maker
         self.known = {node: program.facts(node).made for node in _values(program)}
-        self.origins = {
-            node: (made.origins if made else ()) or (node.name,) for node, made in self.known.items()
-        }
+        self.origins = {node: origins(node) for node in self.known}
         self.followed: dict[str, dict[fx.Node, None]] = {}
         self.follow = _follower(program.graph, self.followed)
 
@@ -66,6 +64,16 @@ class Tracing:
                 else:
                     names.append(old.name)
         return found
+
+
+def origins(*nodes: fx.Node) -> tuple[str, ...]:
+    """Names of the nodes that some come from: their own where no pass made them from another."""
+    found = [name for node in nodes for name in _own_origins(_facts(node)) or (node.name,)]
+    return tuple(dict.fromkeys(found))
+
+
+def _own_origins(facts: Facts) -> tuple[str, ...]:
+    return facts.made.origins if facts.made else ()
 
 
 def _follower(graph: fx.Graph, followed: dict[str, dict[fx.Node, None]]) -> Callable[..., None]:

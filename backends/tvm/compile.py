@@ -13,9 +13,10 @@ import torch
 import tvm
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
-from tvm import ir, relax, tirx
+from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
+from mattecompress.backends.tvm.calls import follow, is_kernel_call, with_nodes
 from mattecompress.backends.tvm.compute.operands import BROADCAST, CONVOLUTION, ELEMENTWISE, INJECTIVE, OPAQUE
 from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.program import import_program
@@ -43,11 +44,16 @@ def lower(program: Program, target: Target) -> tvm.IRModule:
     """
     _require_arithmetic(program, target)
     with target.tvm():
-        module = fuse(import_program(cut_into_bands(join_packings(program))))
+        module = fuse(import_program(arrange(program)))
         module = schedule_module(module, target)
     main = module["main"].with_attr(OUTPUT_NAMES, list(program.output_names))
     module.update_func(module.get_global_var("main"), main)
     return module
+
+
+def arrange(program: Program) -> Program:
+    """The program as it is imported: layers that hand on bits, and bands of the last ones; provenance tells of which."""
+    return cut_into_bands(join_packings(program))
 
 
 def _require_arithmetic(program: Program, target: Target) -> None:
@@ -71,8 +77,10 @@ def fuse(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _fuse(module: tvm.IRModule) -> tvm.IRModule:
-    passes = (relax.transform.FuseOps(), relax.transform.FuseTIR(), relax.transform.DeadCodeElimination())
-    return tvm.transform.Sequential(passes)(module)
+    dropping = relax.transform.DeadCodeElimination()
+    grouped = tvm.transform.Sequential([relax.transform.FuseOps(), dropping])(module)
+    nodes = follow(module, grouped)
+    return with_nodes(tvm.transform.Sequential([relax.transform.FuseTIR(), dropping])(grouped), nodes)
 
 
 def _keeps_shape(function: tirx.PrimFunc) -> bool:
@@ -101,7 +109,7 @@ def _only_bases_join(module: tvm.IRModule) -> tvm.IRModule:
 
 def _function_of(module: tvm.IRModule, value: Any) -> tirx.PrimFunc | None:
     """The kernel that a binding of `main` calls."""
-    if isinstance(value, relax.Call) and value.op.same_as(ir.Op.get("relax.call_tir")):
+    if is_kernel_call(value):
         return module[value.args[0]]
     return None
 

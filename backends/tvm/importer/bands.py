@@ -18,8 +18,10 @@ import torch
 from torch import fx
 
 from mattecompress import ops
+from mattecompress.facts import Facts, Provenance
 from mattecompress.program import Program
 from mattecompress.propagation import propagate
+from mattecompress.provenance import origins
 
 assert ops
 aten, matte = torch.ops.aten, torch.ops.matte
@@ -139,7 +141,7 @@ def _cut(program: Program, chain: Chain, most_bytes: int) -> None:
     with program.graph.inserting_before(last):
         bands = [_compute_band(program, chain, *band, height) for band in pairwise(bounds)]
         joined = program.graph.call_function(aten.cat.default, (bands, 2))
-    joined.meta["facts"] = program.facts(last)
+    joined.meta["facts"] = _made(program, last, *origins(last))
     last.replace_all_uses_with(joined)
     for node in reversed(chain.nodes):
         program.graph.erase_node(node)
@@ -156,6 +158,7 @@ def _compute_band(program: Program, chain: Chain, start: int, end: int, height: 
         for source in node.all_input_nodes:
             if source.op != "get_attr":
                 copied.replace_input_with(source, old)
+        copied.meta["facts"] = _made(program, node, *origins(node))
         value = copied
     return _slice(program, value, chain.nodes[-1], 2, (start, end), have)
 
@@ -176,5 +179,10 @@ def _slice(
         return value
     bounds = (rows[0] - have[0], rows[1] - have[0])
     result = program.graph.call_function(aten.slice.Tensor, (value, axis, *bounds))
-    result.meta["facts"] = program.facts(like)
+    result.meta["facts"] = _made(program, like)
     return result
+
+
+def _made(program: Program, like: fx.Node, *origins: str) -> Facts:
+    """The facts of a node, made here from others."""
+    return program.facts(like).but(made=Provenance("cut-into-bands", origins))

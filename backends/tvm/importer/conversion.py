@@ -20,6 +20,7 @@ from mattecompress.backends.tvm.compute.operands import (
     in_order,
     stored,
 )
+from mattecompress.backends.tvm.importer.builder import Builder
 from mattecompress.program import Program
 
 IMAGE_RANK = 4
@@ -61,7 +62,7 @@ class Scope:
     """
 
     program: Program
-    builder: relax.BlockBuilder
+    builder: Builder
     values: dict[fx.Node, View] = field(default_factory=dict)
     planar: dict[fx.Node, View] = field(default_factory=dict)
     tokens: dict[fx.Node, View] = field(default_factory=dict)
@@ -85,7 +86,7 @@ class Scope:
         if node not in self.values and node in self.tokens:
             self.values[node] = reordered(self.tokens[node], STORAGE_ORDER, self.shape(node))
         if node not in self.values:
-            self.values[node] = in_memory(emit(self.builder, "to_nhwc", INJECTIVE, self.planar[node]))
+            self.values[node] = in_memory(self.emit_for(node, "to_nhwc", self.planar[node]))
         return self.values[node]
 
     def as_is(self, node: fx.Node, rank: int | None = None) -> View:
@@ -116,7 +117,7 @@ class Scope:
         """An activation or a constant in memory in the order of its axes; computes it there if it was a view."""
         view = self.as_is(node)
         if not view.is_stored:
-            view = in_memory(emit(self.builder, "lay_out", INJECTIVE, view))
+            view = in_memory(self.emit_for(node, "lay_out", view))
             self.keep(node, view, as_is=True)
         return view
 
@@ -128,8 +129,13 @@ class Scope:
         """An activation in memory; computes it there if it was a view."""
         view = self.view(node)
         if not view.is_stored:
-            view = self.values[node] = in_memory(emit(self.builder, "gather", INJECTIVE, view))
+            view = self.values[node] = in_memory(self.emit_for(node, "gather", view))
         return view.sources[0]
+
+    def emit_for(self, node: fx.Node, name: str, view: View) -> relax.Var:
+        """Compute a view of a node's value into memory, whatever node is being converted."""
+        with self.builder.computing(node):
+            return emit(self.builder, name, INJECTIVE, view)
 
     def tensor(self, node: object) -> torch.Tensor | None:
         """The tensor behind a constant node; None for None.

@@ -8,7 +8,7 @@ from torch import fx
 from tvm import relax, te
 
 from mattecompress import ops
-from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, emit, in_memory
+from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, in_memory
 from mattecompress.backends.tvm.importer.absorption import PACKINGS
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
@@ -66,7 +66,7 @@ def _operand(scope: Scope, node: fx.Node, source: fx.Node) -> Any:
     if source.op == "get_attr":
         return scope.program.tensor(source).detach()
     if node.target in PACKINGS and not scope.view(source).is_stored:
-        return emit(scope.builder, "gather", INJECTIVE, scope.view(source))
+        return scope.emit_for(source, "gather", scope.view(source))
     if node.target is matte.masked_conv2d.default and source.target is matte.spread_tiles.default:
         return scope.view(source)
     return scope.variable(source)

@@ -7,6 +7,7 @@ import tvm
 from torch import fx
 from tvm import relax, te
 
+from mattecompress.backends.tvm.calls import with_nodes
 from mattecompress.backends.tvm.compute.operands import (
     INJECTIVE,
     OPAQUE,
@@ -18,6 +19,7 @@ from mattecompress.backends.tvm.compute.operands import (
 )
 from mattecompress.backends.tvm.importer import convolution, elementwise, layout, lowered, structure, tokens
 from mattecompress.backends.tvm.importer.absorption import RESIZES, absorb
+from mattecompress.backends.tvm.importer.builder import Builder
 from mattecompress.backends.tvm.importer.conversion import DTYPE_NAMES, Conversion, Scope
 from mattecompress.program import Program
 
@@ -53,7 +55,7 @@ def import_program(program: Program) -> tvm.IRModule:
 
     Every node must be supported.
     """
-    builder = relax.BlockBuilder()
+    builder = Builder()
     parameters = [
         relax.Var(str(node.target), relax.TensorType(program.facts(node).sizes, _dtype(program, node)))
         for node in program.inputs
@@ -65,7 +67,7 @@ def import_program(program: Program) -> tvm.IRModule:
                 _enter(scope, node, parameter)
             outputs = builder.emit_output(relax.Tuple(_import_nodes(scope)))
         builder.emit_func_output(outputs)
-    return builder.finalize()
+    return with_nodes(builder.finalize(), builder.nodes)
 
 
 def _import_nodes(scope: Scope) -> list[relax.Var]:
@@ -75,13 +77,14 @@ def _import_nodes(scope: Scope) -> list[relax.Var]:
     results: dict[fx.Node, relax.Var] = {}
     for node in scope.program.operations():
         scope.in_frame = node in absorption.frame
-        conversion = CONVERTERS[node.target](scope, node)
-        view = conversion.view
-        if not conversion.done and node not in absorption:
-            view = in_memory(emit(scope.builder, conversion.name, conversion.pattern, view))
-        scope.keep(node, view, conversion.as_is)
-        if node in outputs and node not in absorption:
-            results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
+        with scope.builder.computing(node):
+            conversion = CONVERTERS[node.target](scope, node)
+            view = conversion.view
+            if not conversion.done and node not in absorption:
+                view = in_memory(emit(scope.builder, conversion.name, conversion.pattern, view))
+            scope.keep(node, view, conversion.as_is)
+            if node in outputs and node not in absorption:
+                results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
     scope.in_frame = True
     return _leave(scope, outputs, results, absorption.frame)
 
@@ -107,14 +110,16 @@ def _leave(
     """
     resized = [node for node in dict.fromkeys(nodes) if node in frame and _reads_resize(node, frame)]
     if len({scope.shape(node)[2:] for node in resized}) == 1:
-        variable = emit(scope.builder, "frame", OPAQUE, *(_planes(scope, node) for node in resized))
+        with scope.builder.computing(*resized):
+            variable = emit(scope.builder, "frame", OPAQUE, *(_planes(scope, node) for node in resized))
         for index, node in enumerate(resized):
             results[node] = variable
             if len(resized) > 1:
                 results[node] = scope.builder.emit(relax.TupleGetItem(variable, index))
     for node in nodes:
         if node not in results:
-            results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
+            with scope.builder.computing(node):
+                results[node] = emit(scope.builder, "to_nchw", INJECTIVE, _planes(scope, node))
     return [results[node] for node in nodes]
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress import ops
+from mattecompress.facts import Provenance
 from mattecompress.program import Program
+from mattecompress.provenance import origins
 
 assert ops
 aten, matte = torch.ops.aten, torch.ops.matte
@@ -150,7 +152,10 @@ def _join(program: Program, layer: Layer, limits: tuple[Tensor, Tensor]) -> None
     with program.graph.inserting_before(packing):
         target = WITH_BITS[convolution.target]
         joined = program.graph.call_function(target, (bits, weight, *constants, *rest))
-    joined.meta["facts"] = program.facts(packing)
+    joined.meta["facts"] = program.facts(packing).but(
+        precision=program.facts(convolution).precision,
+        made=Provenance("join-packings", origins(convolution, *layer.steps, packing)),
+    )
     program.replace(packing, joined)
     for node in (*reversed(layer.steps), convolution):
         program.graph.erase_node(node)
