@@ -44,6 +44,9 @@ def inspect(
         Path | None, typer.Option(help="With --error: against this program, rather than without quantizers.")
     ] = None,
     masks: Masks = None,
+    times: Annotated[
+        Path | None, typer.Option(help="What `bench --times` wrote: time by node.", metavar="FILE")
+    ] = None,
     frames: ClipFrames = 4,
     drawing: Annotated[
         Path | None, typer.Option("--dot", help="Draw the graph: .dot, or with Graphviz .svg, .png, .pdf.")
@@ -68,6 +71,8 @@ def inspect(
 
     mattecompress inspect bivm.mcg --masks clip.mp4
 
+    mattecompress inspect w8a8.mcg --times times.json --where 'of_limit<0.5' --sort time_ms
+
     mattecompress inspect rvm.mcg --html rvm.html
 
     mattecompress inspect history/ --html history.html
@@ -79,6 +84,7 @@ def inspect(
     from mattecompress.cost import cost
     from mattecompress.inspection.exports import write_drawing, write_model_explorer
     from mattecompress.inspection.rows import node_rows, select
+    from mattecompress.inspection.times import read_times
     from mattecompress.preparation import require_fixed_size
 
     if text and json:
@@ -95,6 +101,7 @@ def inspect(
             "memory": memory,
             "error": error,
             "masks": masks,
+            "times": times,
             "dot": drawing,
             "model-explorer": model_explorer,
             "size": size,
@@ -116,9 +123,10 @@ def inspect(
         shown = fit_to(shown, clip)
     require_fixed_size(shown)
     known = cost(shown)
+    taken = read_times(times, shown) if times else None
     errors = errors_of(shown, error, reference, frames) if error else None
     decisions = decisions_of(shown, masks, frames) if masks else None
-    rows = node_rows(shown, errors, known, decisions.densities if decisions else None)
+    rows = node_rows(shown, errors, known, decisions.densities if decisions else None, taken)
     chosen = select(rows, where, sort)
     if drawing:
         write_drawing(shown, drawing)
@@ -143,7 +151,7 @@ def inspect(
         return
     if memory:
         tables.print_memory(shown, chosen)
-    elif nodes or where or sort or errors is not None:
+    elif nodes or where or sort or times or errors is not None:
         tables.print_rows(shown, chosen)
     elif decisions:
         tables.print_decisions(shown, decisions)

@@ -10,6 +10,7 @@ from rich.table import Table
 from mattecompress.cost import Cost
 from mattecompress.emulation import FrameReport
 from mattecompress.inspection.decisions import Decisions
+from mattecompress.inspection.times import FrameTimes
 from mattecompress.program import Program
 
 
@@ -75,12 +76,46 @@ def print_frame_cost(program: Program, report: FrameReport, most: int = 24) -> N
     )
 
 
+def print_frame_times(times: FrameTimes) -> None:
+    """A line for each kernel, the slowest first, and their sum beside the time of the frame."""
+    rows = [
+        (
+            escape(kernel.name),
+            _leading(kernel.nodes),
+            escape(kernel.region),
+            str(kernel.arithmetic) if kernel.bound == "arithmetic" else kernel.bound,
+            f"{kernel.ms:.3f}",
+            f"{kernel.limit_ms:.3f}",
+            f"{kernel.of_limit:.0%}",
+        )
+        for kernel in sorted(times.kernels, key=lambda kernel: -kernel.ms)
+    ]
+    columns = ("kernel", "nodes", "region", "bound by", "ms", "limit ms", "of limit")
+    print_table(f"{times.program}: one frame, one thread, medians of {times.runs} runs", columns, rows, 3)
+    limit = sum(kernel.limit_ms for kernel in times.kernels)
+    Console().print(
+        f"kernels {times.kernels_ms:.2f} ms, at least {limit:.2f} ms; the frame {times.frame_ms:.2f} ms"
+    )
+
+
+def _leading(nodes: Sequence[str]) -> str:
+    """The first of several, and how many more there are."""
+    others = f" +{len(nodes) - 1}" if len(nodes) > 1 else ""
+    return f"{escape(nodes[0])}{others}" if nodes else ""
+
+
 Columns = tuple[tuple[str, str, Callable[[Any], str]], ...]
 ERROR_COLUMNS: Columns = (
     ("SQNR dB", "sqnr", lambda value: f"{value:.1f}"),
     ("own dB", "own_sqnr", lambda value: f"{value:.1f}"),
 )
 DENSITY_COLUMNS: Columns = (("density", "density", lambda value: f"{value:.1%}"),)
+TIME_COLUMNS: Columns = (
+    ("ms", "time_ms", lambda value: f"{value:.3f}"),
+    ("limit ms", "limit_ms", lambda value: f"{value:.3f}"),
+    ("of limit", "of_limit", lambda value: f"{value:.0%}"),
+)
+WORK = ("macs", "binary_macs")
 COST_COLUMNS: Columns = (
     ("M MACs", "macs", lambda value: f"{value / 1e6:.2f}"),
     ("M binary", "binary_macs", lambda value: f"{value / 1e6:.2f}"),
@@ -91,23 +126,34 @@ COST_COLUMNS: Columns = (
 
 
 def print_rows(program: Program, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each node: its errors where they were measured, else its costs, those that no node has left out."""
+    """A line for each node: its errors or times where they were measured, else its costs, those that no node has left out."""
     measured = any(row["error"] is not None for row in rows)
     costs = [column for column in COST_COLUMNS if any(row[column[1]] for row in rows)]
     chosen = any(row["density"] is not None for row in rows)
+    timed = any(row["time_at"] is not None for row in rows)
+    if timed:
+        costs = [*(column for column in costs if column[1] in WORK), *TIME_COLUMNS]
     columns = [*(ERROR_COLUMNS if measured else costs), *(DENSITY_COLUMNS if chosen else ())]
+    led = any(map(_led_by, rows))
     lines = [
         (
             escape(row["name"]),
             row["op"] if row["bits"] is None else f"{row['op']} w{row['bits']}a{row['activation_bits']}",
             escape(row["region"]),
+            *([_led_by(row)] if led else ()),
             *("" if row[field] is None else text(row[field]) for _, field, text in columns),
         )
         for row in rows
     ]
     title = f"{program.name}: {len(rows)} of {len(list(program.operations()))} nodes"
     names = [name for name, _, _ in columns]
-    print_table(title, ("node", "op", "region", *names), lines, len(names))
+    heads = ("node", "op", "region", *(["time at"] if led else ()))
+    print_table(title, (*heads, *names), lines, len(names))
+
+
+def _led_by(row: Mapping[str, Any]) -> str:
+    """The nodes that others' time is at; empty for one that leads its kernel."""
+    return escape(row["time_at"]) if row["time_at"] not in (None, row["name"]) else ""
 
 
 def print_decisions(program: Program, decisions: Decisions) -> None:

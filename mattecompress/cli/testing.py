@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mattecompress.cli.clip_runs import clip_for
-from mattecompress.cli.options import Json, ProgramPath, Size, Threads, print_json, require_known
+from mattecompress.cli.options import (
+    ArgumentError,
+    Json,
+    ProgramPath,
+    Size,
+    Threads,
+    print_json,
+    require_known,
+    require_writable,
+    say,
+)
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
@@ -41,6 +51,27 @@ def count(program: "Program", target: str, source: str | None, json: bool) -> No
         from mattecompress.cli.tables import print_frame_cost
 
         print_frame_cost(program, cost)
+
+
+def time_nodes(program: "Program", source: str | None, runs: int, file: Path | None, json: bool) -> None:
+    """Print what each kernel of a frame takes on this machine, and write it."""
+    import torch
+
+    from mattecompress.data.sources import clip_inputs
+    from mattecompress.inspection.times import time_kernels, write_times
+
+    torch.set_num_threads(1)
+    clip = clip_inputs(program, clip_for(program, source, 2)) if source else None
+    times = time_kernels(program, clip, runs)
+    if file:
+        write_times(file, times)
+        say(str(file))
+    if json:
+        print_json(times.as_json())
+    else:
+        from mattecompress.cli.tables import print_frame_times
+
+        print_frame_times(times)
 
 
 def time_on_device(
@@ -123,6 +154,14 @@ def bench(
     rpc_key: Annotated[
         str | None, typer.Option(help="With --rpc: a tracker listens there and lends devices of this key.")
     ] = None,
+    nodes: Annotated[
+        bool,
+        typer.Option("--nodes", help="Time kernel by kernel instead, each beside its nodes and its limit."),
+    ] = False,
+    times: Annotated[
+        Path | None,
+        typer.Option(help="With --nodes: write that as JSON, for `inspect --times`.", metavar="FILE"),
+    ] = None,
     target: Annotated[str, typer.Option(help="With --rpc: what processor the device has.")] = "host",
     source: Annotated[
         str | None,
@@ -132,14 +171,33 @@ def bench(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Time the compiled program on this machine beside a peer, run in turn; or on a device; or count instructions.
+    """Time the compiled program on this machine beside a peer, run in turn; or kernel by kernel; or on a device; or
+    count instructions.
+
+    With --nodes one thread computes one frame. A kernel's limit is the longer of two times: that of its products at the
+    rate of their arithmetic, that of the bytes it reads and writes at the rate of a copy; both rates are measured
+    between the runs. Winograd's kernels compute fewer products than their layers ask for and may pass the limit. What a
+    mask leaves out is left out of the limit only with --input.
 
     mattecompress bench w8a8.mcg --against onnxruntime --reference rvm.mcg --threads 1 --json
 
     mattecompress bench bivm.mcg --emulate cortex-a76 --input clip.mp4
 
+    mattecompress bench w8a8.mcg --nodes --input clip.mp4 --times times.json
+
     mattecompress bench w8a8.mcg --rpc 192.168.0.7:9090 --target cortex-a76 --reference rvm.mcg
     """
+    if times and not nodes:
+        raise ArgumentError("--times is what --nodes measures: add --nodes")
+    if nodes and (emulate or remote or reference or threads > 1):
+        raise ArgumentError(
+            "--nodes times one program here with one thread: leave --emulate, --rpc, --reference and --threads out"
+        )
+    if nodes:
+        if times:
+            require_writable(times)
+        time_nodes(load_at(program, size), source, runs, times, json)
+        return
     if emulate is not None:
         count(load_at(program, size), emulate, source, json)
         return

@@ -31,6 +31,8 @@ NODE_DATA = {
     "sqnr": "SQNR, dB",
     "own_sqnr": "own SQNR, dB",
     "density": "share that is computed",
+    "time_ms": "milliseconds",
+    "of_limit": "limit, as a share of the time",
 }
 GRADIENT = ("white", "#dc2626")
 COLOURS = {1: "#fecaca", 2: "#fed7aa", 4: "#fef08a", 8: "#bbf7d0", 16: "#bae6fd", 32: "#f3f4f6"}

@@ -37,6 +37,7 @@ UNITS = {
     "binary_macs": ("", "binary MACs"),
     "weight_bytes": ("B", "weights"),
     "activation_bytes": ("B", "results"),
+    "time_ms": ("", "ms"),
 }
 
 

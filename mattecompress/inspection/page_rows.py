@@ -15,7 +15,7 @@ from mattecompress.program import Program
 
 LEAST_PARTS, MOST_ROWS = 3, 150
 """Parts of a module's path that stand for a region where there is none; and the rows that may share them."""
-SUMS = ("macs", "binary_macs", "weight_bytes", "activation_bytes")
+SUMS = ("macs", "binary_macs", "weight_bytes", "activation_bytes", "time_ms")
 
 Member = tuple[int, str]
 """The number of a version and the name of a node."""
@@ -119,7 +119,7 @@ def _add_up(branch: Branch, rows: Sequence[Row], nodes: Sequence[Mapping[str, Ma
         branch.marks.update({mark for cell in inside for node in cell for mark in node["marks"]})
         for sums, cell in zip(branch.sums, inside, strict=True):
             for node in cell:
-                sums.update({"nodes": 1, **{key: node.get(key, 0) for key in SUMS}})
+                sums.update({"nodes": 1, **{key: node.get(key) or 0 for key in SUMS}})
 
 
 def _row(

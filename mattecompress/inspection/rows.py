@@ -10,10 +10,12 @@ from mattecompress.inspection.description import kind_of, short_kind
 from mattecompress.inspection.error import NodeError
 from mattecompress.inspection.memory import live_bytes
 from mattecompress.inspection.query import parse_query, sort_rows
+from mattecompress.inspection.times import NodeTime
 from mattecompress.program import Program
 
 ERRORS = ("reference", "error", "own_error", "sqnr", "own_sqnr")
-WORST_SMALL = ("sqnr", "own_sqnr")
+TIMES = ("time_ms", "limit_ms", "of_limit", "time_at")
+WORST_SMALL = ("sqnr", "own_sqnr", "of_limit")
 """Fields whose least value is the worst."""
 
 
@@ -30,6 +32,8 @@ class NodeRow:
     error, sqnr: accumulated error against a reference, as a ratio and in dB; own_error, own_sqnr: what the node adds
         itself. None where nothing was compared; the ratios in dB also where there is no error.
     density: the share of its positions that are computed, where a mask or a router chooses and a clip was run.
+    time_ms, limit_ms, of_limit: of the kernels that it leads, what they take, what they would take at least, and the share
+        that this is; time_at: the nodes that lead the kernels which compute it. None where no times are given.
     """
 
     name: str
@@ -54,6 +58,10 @@ class NodeRow:
     sqnr: float | None = None
     own_sqnr: float | None = None
     density: float | None = None
+    time_ms: float | None = None
+    limit_ms: float | None = None
+    of_limit: float | None = None
+    time_at: str | None = None
 
 
 def _field_type(hint: Any) -> type:
@@ -71,11 +79,12 @@ def node_rows(
     errors: Mapping[str, NodeError] | None = None,
     known: Cost | None = None,
     densities: Mapping[str, float] | None = None,
+    times: Mapping[str, NodeTime] | None = None,
 ) -> list[dict[str, Any]]:
     """The table of a program of fixed size, as plain dictionaries with the fields of `NodeRow`, in order.
 
     errors: as `measure_errors` gives them. known: the program's cost, where it is counted already.
-    densities: as `mattecompress.inspection.decisions` has them.
+    densities: as `mattecompress.inspection.decisions` has them. times: as `mattecompress.inspection.times` has them.
 
     Raises:
         OpenSizeError: the program's sizes are symbolic.
@@ -86,7 +95,7 @@ def node_rows(
     for node in program.operations():
         facts, spent = program.facts(node), costs[node.name]
         precision = layer_precision(program, node)
-        error = (errors or {}).get(node.name)
+        error, taken = (errors or {}).get(node.name), (times or {}).get(node.name)
         row = NodeRow(
             name=node.name,
             op=short_kind(kind_of(program, node)),
@@ -106,6 +115,7 @@ def node_rows(
             origins=",".join(facts.made.origins) if facts.made else "",
             density=(densities or {}).get(node.name),
             **({name: getattr(error, name) for name in ERRORS} if error else {}),
+            **({name: getattr(taken, name) for name in TIMES} if taken else {}),
         )
         rows.append(asdict(row))
     return rows

@@ -236,6 +236,18 @@ def test_unknown_target_backend_form_and_peer(refused: Refused, tiny_file: str) 
     assert "did you mean cortex-a76" in refused("bench", tiny_file, "--emulate", "cortex-a7")
 
 
+def test_times(refused: Refused, tiny_file: str, tmp_path: Path) -> None:
+    assert "add --nodes" in refused("bench", tiny_file, "--times", "times.json")
+    assert "leave --emulate, --rpc, --reference and --threads out" in refused(
+        "bench", tiny_file, "--nodes", "--threads", 2
+    )
+    assert "holds no times: measure with" in refused("inspect", tiny_file, "--times", "absent.json")
+    (tmp_path / "times.json").write_text("[1")
+    assert "holds no times: measure with" in refused("inspect", tiny_file, "--times", "times.json")
+    (tmp_path / "folder").mkdir()
+    assert "it is a folder" in refused("bench", tiny_file, "--nodes", "--times", "folder")
+
+
 def test_no_linker(refused: Refused, tiny_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["build", tiny_file, "--target", "cortex-a76", "-o", "dist"]
     assert "no compiler nosuch on PATH" in refused(*words, "--linker", "nosuch")

@@ -90,6 +90,19 @@ def test_bench_json(done: Cli, tiny_file: str) -> None:
     assert document["speedup"] == pytest.approx(document["peer"]["ms"] / document["ours_ms"])
 
 
+def test_bench_nodes(done: Cli, tiny_file: str, tmp_path: Path) -> None:
+    words = ("bench", tiny_file, "--nodes", "--runs", 2)
+    said = done(*words, "--input", "procedural:3", "--times", "times.json", "--json")
+    document = json.loads(said.out)
+    assert (said.err, document) == ("times.json\n", json.loads((tmp_path / "times.json").read_text()))
+    shown = done("inspect", tiny_file, "--times", "times.json", "--where", "time_ms>0", "--json").out
+    times = [node["time_ms"] for node in json.loads(shown)["nodes"]]
+    assert sum(times) == pytest.approx(document["kernels_ms"])
+    assert "of limit" in done("inspect", tiny_file, "--times", "times.json").out
+    table = done(*words).out
+    assert "bound by" in table and "the frame" in table
+
+
 @pytest.mark.needs("qemu-aarch64")
 def test_bench_emulated(done: Cli, tiny_file: str) -> None:
     document = json.loads(done("bench", tiny_file, "--emulate", "cortex-a76", "--json").out)
