@@ -1,25 +1,37 @@
-"""Peak memory and time of ViTMatte with exact attention, a tiled decoder and compressed tokens, each in its own process.
+"""Peak memory and time of ViTMatte with exact attention, a tiled decoder and compressed tokens.
 
-    python benchmarks/token_memory.py --size 1024x1024
-    python benchmarks/token_memory.py --size 1536x1536 --rows eager,sdpa --json memory.json
+    python benchmarks/token_memory.py
+    python benchmarks/token_memory.py --sizes 1024x1024 1536x1536 --rows eager sdpa mematte
 
-Weights are random, so mattes mean nothing; routing takes a quarter of the tokens. Rows below `sdpa` have a tiled decoder,
-whose memory would hide theirs. Peak memory is all that a process held at most while it computed one image, libraries and
-weights among it; what it held before is named beside.
+Each row is one image through one program, on one thread, in a process of its own. Weights are drawn from a seed, so
+mattes mean nothing; routers send every token to attention, so that the limit, a quarter of the tokens, decides. Rows
+below `sdpa` have a tiled decoder, whose memory would hide theirs. Peak memory is all that the process held at most while
+it computed, libraries and weights among it; what it held before is kept beside, and so is what the program's graph
+says of activations. A row that might need more than 70 % of the memory that is available is not run.
+
+A measured row is a JSON file in the folder --work: the same command goes on after a stop, and docs/token-memory.md is
+written anew from all that the folder holds whenever a row is measured.
 """
 
 import argparse
 import json
-import subprocess
+import math
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 import torch
 
 from mattecompress import container
+from mattecompress.cli.options import parse_size
+from mattecompress.errors import UserError
+from mattecompress.inspection.memory import live_bytes
 from mattecompress.models import build_model
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.modules.routed_attention import RoutedAttention
@@ -27,8 +39,14 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.tracing import capture
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from results import say, write_json
+from token_memory_page import Measurement, Row, write_page
+
 STRIPS = "tile-decoder{rows=128}"
-ROWS = {
+PIPELINES = {
     "eager": "canonicalize",
     "sdpa": "sdpa",
     "sdpa-tiled": f"sdpa,{STRIPS}",
@@ -37,31 +55,55 @@ ROWS = {
     "evit": f"evit,{STRIPS}",
     "dynamicvit": f"dynamicvit,{STRIPS}",
 }
-"""Pipelines; LIMIT is a quarter of the tokens."""
+"""LIMIT is a quarter of the tokens."""
+SIZES = ((1024, 1024), (1536, 1536), (2048, 2048), (2160, 3840))
+MIB = 2**20
+HELD = 768
+"""MiB that a row may hold beside activations: libraries, weights, what the allocator keeps."""
+SHARE = 0.7
+"""Of the memory that is available, that a row may need."""
 
 
 def main() -> None:
-    """Every row in turn, as a table."""
-    options = _options()
-    if options.program:
-        print(json.dumps(measure(options.program)))
-        return
-    height, width = map(int, options.size.split("x"))
-    results = {}
+    """Row after row, small images first."""
+    options = _parse_options()
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            for size in sorted(options.sizes, key=math.prod):
+                measure_size(options, size, pool)
+    except UserError as error:
+        say(f"token_memory: {error}")
+        sys.exit(2)
+
+
+def measure_size(options: argparse.Namespace, size: tuple[int, int], pool: Executor) -> None:
+    """The rows of one size that are not measured yet, each made in a process of its own and measured in another."""
     with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "eager.mcg"
-        prepare(options.model, (height, width), plain)
-        for row in options.rows.split(","):
-            results[row] = run_row(row, plain)
-            print_row(row, results[row], results.get("eager"))
-    if options.json:
-        options.json.write_text(
-            json.dumps({"size": options.size, "model": options.model, "rows": results}, indent=1)
-        )
+        plain, program = Path(folder) / "plain.mcg", Path(folder) / "row.mcg"
+        for name in options.rows:
+            path = options.work / f"{options.model}-{size[0]}x{size[1]}-{name}.row.json"
+            if path.is_file() and read_row(path).measured:
+                continue
+            if not plain.is_file():
+                pool.submit(draw_network, options.model, size, plain).result()
+            counted, needed = pool.submit(make_program, name, plain, program).result()
+            available = psutil.virtual_memory().available / MIB
+            measured = None
+            if needed < SHARE * available:
+                measured = pool.submit(measure, program).result()
+            said = (
+                f"{measured.peak:.0f} MiB, {measured.seconds:.1f} s"
+                if measured
+                else f"not run, for it may need {needed:.0f} of the {available:.0f} MiB that are available"
+            )
+            row = Row(options.model, size, name, counted, measured)
+            say(f"{row.place} {name}: {said}")
+            write_json(path, asdict(row))
+            write_page(options.output, read_rows(options.work, options.model), PIPELINES)
 
 
-def prepare(model: str, size: tuple[int, int], path: Path) -> None:
-    """The captured network, with random weights that reach every position."""
+def draw_network(model: str, size: tuple[int, int], path: Path) -> None:
+    """Save the captured network, with weights from the seed that reach every position."""
     torch.manual_seed(0)
     network = build_model(model, untrained=True)
     for name, parameter in network.named_parameters():
@@ -70,20 +112,15 @@ def prepare(model: str, size: tuple[int, int], path: Path) -> None:
     container.save(capture(network, trimap_signature(size), model), path)
 
 
-def run_row(row: str, plain: Path) -> dict[str, float]:
-    """A row's program, made here and measured in a process of its own."""
-    path = plain.with_name(f"{row}.mcg")
-    if row != "eager":
-        program = container.load(plain)
-        height, width = program.facts(program.inputs[0]).sizes[2:]
-        limit = -(-height // 32) * -(-width // 32)
-        made = parse_pipeline(ROWS[row].replace("LIMIT", str(limit))).run(program)
-        send_all(made)
-        container.save(made, path)
-    words = [sys.executable, __file__, "--program", str(path)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
+def make_program(name: str, plain: Path, path: Path) -> tuple[float, float]:
+    """Save a row's program; MiB of activations alive at most, and MiB that a run may need."""
+    program = container.load(plain)
+    height, width = program.facts(program.inputs[0]).sizes[2:]
+    limit = -(-height // 32) * -(-width // 32)
+    program = parse_pipeline(PIPELINES[name].replace("LIMIT", str(limit))).run(program)
+    send_all(program)
+    container.save(program, path)
+    return max(live_bytes(program).values()) / MIB, HELD + most_needed(program)
 
 
 def send_all(program: Program) -> None:
@@ -94,8 +131,17 @@ def send_all(program: Program) -> None:
             router.out_conv[4].bias.copy_(torch.tensor([100.0, 0.0]))
 
 
-def measure(path: Path) -> dict[str, float]:
-    """Seconds of processor time and of the clock, and MiB: held before, and at most while computing."""
+def most_needed(program: Program) -> float:
+    """MiB of activations at most, and of the copy that PyTorch's convolution makes of its image in another layout."""
+    copied: Mapping[str, int] = {
+        node.name: 4 * math.prod(program.facts(node.args[0]).sizes)
+        for node in program.find(torch.ops.aten.conv2d.default)
+    }
+    return max(live + copied.get(name, 0) for name, live in live_bytes(program).items()) / MIB
+
+
+def measure(path: Path) -> Measurement:
+    """One image through a program, in this process."""
     torch.set_num_threads(1)
     program = container.load(path)
     generator = torch.Generator().manual_seed(0)
@@ -103,41 +149,50 @@ def measure(path: Path) -> dict[str, float]:
         str(node.target): torch.rand(program.facts(node).sizes, generator=generator)
         for node in program.inputs
     }
-    before = psutil.Process().memory_info().rss
+    before = psutil.Process().memory_info().rss / MIB
     Path("/proc/self/clear_refs").write_text("5")
-    clock, processor = time.perf_counter(), time.process_time()
+    start = time.process_time()
     with torch.no_grad():
         program.run(**inputs)
-    clock, processor = time.perf_counter() - clock, time.process_time() - processor
-    return {"seconds": clock, "processor_seconds": processor, "held": before / 2**20, "peak": _peak()}
+    return Measurement(time.process_time() - start, before, _peak())
 
 
 def _peak() -> float:
+    """MiB that this process has held at most since /proc/self/clear_refs was written."""
     (line,) = [
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     ]
     return int(line.split()[1]) / 1024
 
 
-def print_row(row: str, result: dict[str, float], eager: dict[str, float] | None) -> None:
-    """One line of the table."""
-    peak, seconds = result["peak"], result["processor_seconds"]
-    beside = f" {peak / eager['peak']:6.1%} {seconds / eager['processor_seconds']:6.1%}" if eager else ""
-    print(
-        f"{row:14} {peak:8.0f} MiB ({peak - result['held']:.0f} above the start) {seconds:7.2f} s{beside}",
-        flush=True,
-    )
+def read_rows(work: Path, model: str) -> list[Row]:
+    """All that a folder holds of a model, in the order of the table."""
+    found = [read_row(path) for path in work.glob(f"{model}-*.row.json")]
+    return sorted(found, key=lambda row: (row.size[0] * row.size[1], list(PIPELINES).index(row.name)))
 
 
-def _options() -> argparse.Namespace:
+def read_row(path: Path) -> Row:
+    """One row."""
+    document = json.loads(path.read_text())
+    measured = document.pop("measured")
+    size = tuple(document.pop("size"))
+    return Row(size=size, measured=Measurement(**measured) if measured else None, **document)
+
+
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="1024x1024", help="HEIGHTxWIDTH")
-    parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--model", default="vitmatte-small")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--program", type=Path, help=argparse.SUPPRESS)
+    shown = " ".join(f"{height}x{width}" for height, width in SIZES)
+    parser.add_argument(
+        "--sizes", nargs="+", type=parse_size, default=SIZES, metavar="HxW", help=f"default: {shown}"
+    )
+    parser.add_argument("--rows", nargs="+", choices=PIPELINES, default=list(PIPELINES), help="default: all")
+    parser.add_argument("--model", default="vitmatte-small", help="default: vitmatte-small")
+    parser.add_argument(
+        "--work", type=Path, default=Path("token_memory_work"), help="measured rows are kept here"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "token-memory.md", help="the page")
     return parser.parse_args()
 
 
