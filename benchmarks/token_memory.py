@@ -9,8 +9,8 @@ below `sdpa` have a tiled decoder, whose memory would hide theirs. Peak memory i
 it computed, libraries and weights among it; what it held before is kept beside, and so is what the program's graph
 says of activations. A row that might need more than 70 % of the memory that is available is not run.
 
-A measured row is a JSON file in the folder --work: the same command goes on after a stop, and docs/token-memory.md is
-written anew from all that the folder holds whenever a row is measured.
+A row's runs are a JSON file in the folder --work: the same command goes on after a stop, with --runs until each row has
+as many, and docs/token-memory.md is written anew from all that the folder holds whenever a row is measured.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -77,26 +78,24 @@ def main() -> None:
 
 
 def measure_size(options: argparse.Namespace, size: tuple[int, int], pool: Executor) -> None:
-    """The rows of one size that are not measured yet, each made in a process of its own and measured in another."""
+    """The rows of one size that lack runs, each made in a process of its own and measured in another."""
     with tempfile.TemporaryDirectory() as folder:
         plain, program = Path(folder) / "plain.mcg", Path(folder) / "row.mcg"
-        for name in options.rows:
+        for _, name in product(range(options.runs), options.rows):
             path = options.work / f"{options.model}-{size[0]}x{size[1]}-{name}.row.json"
-            if path.is_file() and read_row(path).measured:
+            runs = read_row(path).runs if path.is_file() else ()
+            if len(runs) >= options.runs:
                 continue
             if not plain.is_file():
                 pool.submit(draw_network, options.model, size, plain).result()
             counted, needed = pool.submit(make_program, name, plain, program).result()
             available = psutil.virtual_memory().available / MIB
-            measured = None
             if needed < SHARE * available:
-                measured = pool.submit(measure, program).result()
-            said = (
-                f"{measured.peak:.0f} MiB, {measured.seconds:.1f} s"
-                if measured
-                else f"not run, for it may need {needed:.0f} of the {available:.0f} MiB that are available"
-            )
-            row = Row(options.model, size, name, counted, measured)
+                runs = (*runs, pool.submit(measure, program).result())
+                said = f"{runs[-1].peak:.0f} MiB, {runs[-1].seconds:.1f} s"
+            else:
+                said = f"not run, for it may need {needed:.0f} of the {available:.0f} MiB that are available"
+            row = Row(options.model, size, name, counted, runs)
             say(f"{row.place} {name}: {said}")
             write_json(path, asdict(row))
             write_page(options.output, read_rows(options.work, options.model), PIPELINES)
@@ -174,9 +173,8 @@ def read_rows(work: Path, model: str) -> list[Row]:
 def read_row(path: Path) -> Row:
     """One row."""
     document = json.loads(path.read_text())
-    measured = document.pop("measured")
-    size = tuple(document.pop("size"))
-    return Row(size=size, measured=Measurement(**measured) if measured else None, **document)
+    runs = tuple(Measurement(**run) for run in document.pop("runs"))
+    return Row(size=tuple(document.pop("size")), runs=runs, **document)
 
 
 def _parse_options() -> argparse.Namespace:
@@ -188,6 +186,7 @@ def _parse_options() -> argparse.Namespace:
         "--sizes", nargs="+", type=parse_size, default=SIZES, metavar="HxW", help=f"default: {shown}"
     )
     parser.add_argument("--rows", nargs="+", choices=PIPELINES, default=list(PIPELINES), help="default: all")
+    parser.add_argument("--runs", type=int, default=1, help="of each row, in turn; default: 1")
     parser.add_argument("--model", default="vitmatte-small", help="default: vitmatte-small")
     parser.add_argument(
         "--work", type=Path, default=Path("token_memory_work"), help="measured rows are kept here"

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from results import render_page
 
-NOT_RUN = "not run"
+COMPUTED = " (computed)"
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,6 @@ class Measurement:
     held: float
     peak: float
 
-    @property
-    def above(self) -> float:
-        """MiB at most above what was held before."""
-        return self.peak - self.held
-
 
 @dataclass(frozen=True)
 class Row:
@@ -33,14 +28,14 @@ class Row:
 
     size: (height, width) of the image.
     counted: MiB of activations that its graph keeps alive at most.
-    measured: None where there was no memory for it.
+    runs: none where there was no memory for it.
     """
 
     model: str
     size: tuple[int, int]
     name: str
     counted: float
-    measured: Measurement | None
+    runs: tuple[Measurement, ...]
 
     @property
     def place(self) -> str:
@@ -48,89 +43,65 @@ class Row:
         return f"{self.size[0]}x{self.size[1]}"
 
     @property
+    def seconds(self) -> float | None:
+        """The least of all runs: other work on a machine only adds to it."""
+        return min((run.seconds for run in self.runs), default=None)
+
+    @property
     def above(self) -> float:
-        """MiB above what was held before, computed where they are not measured."""
-        return self.measured.above if self.measured else self.counted
+        """MiB above what was held before, at most, computed where nothing was run."""
+        return max((run.peak - run.held for run in self.runs), default=self.counted)
+
+    def peak(self, held: float) -> float:
+        """MiB at most, computed from what a process holds before where nothing was run."""
+        return max((run.peak for run in self.runs), default=held + self.counted)
 
 
 def write_page(path: Path, rows: Sequence[Row], pipelines: Mapping[str, str]) -> None:
-    """A table for each size, how good the count is, and what they say, as Markdown.
+    """A table for each size, and how good the count of activations is, as Markdown.
 
     rows: in order of size. pipelines: by the rows' names.
     """
-    tables = [SizeTable(list(group)) for _, group in groupby(rows, key=lambda row: row.size)]
+    by_size = [list(group) for _, group in groupby(rows, key=lambda row: row.size)]
     render_page(
         path,
         "token_memory.md.jinja",
         model=rows[0].model,
         pipelines=pipelines,
-        tables=tables,
-        counts=[line for table in tables for line in table.count_lines()],
-        savings=[line for table in tables for line in table.saving_lines()],
+        tables={group[0].place: table_rows(group) for group in by_size},
+        counts=list(count_lines(rows)),
     )
 
 
-class SizeTable:
-    """The rows of one size; the others are set beside `eager` and `sdpa`."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = {row.name: row for row in rows}
-        self.place = rows[0].place
-        self.held = max((row.measured.held for row in rows if row.measured), default=0.0)
-
-    @property
-    def cells(self) -> list[tuple[str, ...]]:
-        """Name, activations, peak memory, memory above the start and seconds, with shares of eager's and of sdpa's."""
-        return [
-            (
-                name,
-                f"{row.counted:.0f}",
-                f"{self._peak(row):.0f}" + ("" if row.measured else " (computed)"),
-                self._peak_share(name),
-                f"{row.above:.0f}" + ("" if row.measured else " (computed)"),
-                self._above_share(name),
-                f"{row.measured.seconds:.1f}" if row.measured else NOT_RUN,
-                self._time_share(name, "eager"),
-                self._time_share(name, "sdpa"),
-            )
-            for name, row in self.rows.items()
-        ]
-
-    def count_lines(self) -> Iterator[str]:
-        """How the activations that are counted compare with what eager was measured to take."""
-        eager = self.rows.get("eager")
-        if eager and eager.measured:
-            share = eager.counted / eager.measured.above
-            yield f"{self.place}: {eager.counted:.0f} MiB counted, {share:.1%} of the measured {eager.above:.0f}."
-
-    def saving_lines(self) -> Iterator[str]:
-        """What each form saves."""
-        for name, row in self.rows.items():
-            if name == "eager" or "eager" not in self.rows or not row.measured:
-                continue
-            times = [
-                f"{self._time_share(name, other)} of `{other}`'s time"
-                for other in ("eager", "sdpa")
-                if other != name and self._time_share(name, other)
-            ]
-            memory = (
-                f"{self._peak_share(name)} of eager's peak memory ({self._above_share(name)} above the start)"
-            )
-            yield f"{self.place}, `{name}`: {', '.join([memory, *times])}."
-
-    def _peak(self, row: Row) -> float:
-        return row.measured.peak if row.measured else self.held + row.counted
-
-    def _peak_share(self, name: str) -> str:
-        return (
-            f"{self._peak(self.rows[name]) / self._peak(self.rows['eager']):.1%}"
-            if "eager" in self.rows
-            else ""
+def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Name, runs, activations, peak, memory above the start, seconds, with shares of eager's and of sdpa's; of one size."""
+    by_name = {row.name: row for row in rows}
+    eager, sdpa = by_name.get("eager"), by_name.get("sdpa")
+    held = max((run.held for row in rows for run in row.runs), default=0.0)
+    return [
+        (
+            row.name,
+            str(len(row.runs)),
+            f"{row.counted:.0f}",
+            f"{row.peak(held):.0f}{'' if row.runs else COMPUTED}",
+            _share(row.peak(held), eager and eager.peak(held)),
+            f"{row.above:.0f}{'' if row.runs else COMPUTED}",
+            _share(row.above, eager and eager.above),
+            f"{row.seconds:.1f}" if row.seconds else "not run",
+            _share(row.seconds, eager and eager.seconds),
+            _share(row.seconds, sdpa and sdpa.seconds),
         )
+        for row in rows
+    ]
 
-    def _above_share(self, name: str) -> str:
-        return f"{self.rows[name].above / self.rows['eager'].above:.1%}" if "eager" in self.rows else ""
 
-    def _time_share(self, name: str, other: str) -> str:
-        own, others = (row and row.measured for row in (self.rows[name], self.rows.get(other)))
-        return f"{own.seconds / others.seconds:.1%}" if own and others else ""
+def count_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """How the activations that are counted compare with what eager was measured to take."""
+    for row in rows:
+        if row.name == "eager" and row.runs:
+            share = row.counted / row.above
+            yield f"{row.place}: {row.counted:.0f} MiB of activations, {share:.1%} of the measured {row.above:.0f}."
+
+
+def _share(value: float | None, whole: float | None) -> str:
+    return f"{value / whole:.1%}" if value and whole else ""
