@@ -14,6 +14,9 @@ aten = torch.ops.aten
 
 Rule = Callable[[Call], str]
 
+LONGEST_IN_ORDER = 128
+"""The products that ONNX Runtime's matrix kernels add before they begin another partial sum."""
+
 
 def pads(padding: Sequence[int]) -> list[int]:
     """ONNX's order of a symmetric padding: all befores, then all afters."""
@@ -49,17 +52,44 @@ def _convolution_padding(call: Call) -> str:
 
 
 def _convolve(call: Call, padding: list[int]) -> str:
-    return call.emit(
-        "Conv",
-        call.value("input"),
-        call.value("weight"),
-        call.optional("bias"),
-        kernel_shape=_kernel_shape(call),
-        strides=_along_axes(call, "stride"),
-        pads=padding,
-        dilations=_along_axes(call, "dilation"),
-        group=call["groups"],
-    )
+    geometry = {
+        "kernel_shape": _kernel_shape(call),
+        "strides": _along_axes(call, "stride"),
+        "pads": padding,
+        "dilations": _along_axes(call, "dilation"),
+    }
+    if call.writer.spell_out and _sums_in_order(call):
+        return _convolve_in_order(call, geometry)
+    operands = call.value("input"), call.value("weight"), call.optional("bias")
+    return call.emit("Conv", *operands, **geometry, group=call["groups"])
+
+
+def _sums_in_order(call: Call) -> bool:
+    """Whether a sum has few enough products for the runtime to take them one after the other."""
+    weight, facts = call["weight"], call.facts("weight")
+    constant = isinstance(weight, torch.fx.Node) and weight.op == "get_attr"
+    in_float = facts.dtype is torch.float32 and len(facts.shape) == 4 and call["groups"] == 1
+    return constant and in_float and math.prod(facts.sizes[1:]) <= LONGEST_IN_ORDER
+
+
+def _convolve_in_order(call: Call, geometry: Mapping[str, list[int]]) -> str:
+    """Sums over rows and columns of the kernel, then channels, as the compiled kernels have them, and PyTorch for images.
+
+    Every tap becomes a channel by a convolution with ones and zeros; a product of matrices takes these in order, where
+    the runtime's own convolution does not, or has a product that follows multiplied into its weights.
+    """
+    outputs, inputs, *window = call.facts("weight").sizes
+    taps = inputs * math.prod(window)
+    x = call.value("input")
+    if math.prod(window) > 1 or geometry["strides"] != [1, 1]:
+        choice = torch.eye(taps).reshape(taps, *window, inputs).permute(0, 3, 1, 2)
+        x = call.emit("Conv", x, call.like("taps", choice.contiguous()), **geometry, group=1)
+    matrix = call.constant("weight").permute(2, 3, 1, 0).reshape(taps, outputs)
+    pixels = call.emit("Transpose", x, perm=[0, 2, 3, 1])
+    sums = call.emit("MatMul", pixels, call.like("in_order", matrix.contiguous()))
+    if call["bias"] is not None:
+        sums = call.emit("Add", sums, call.value("bias"))
+    return call.emit("Transpose", sums, perm=[0, 3, 1, 2])
 
 
 def _transposed_convolution(call: Call) -> str:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mattecompress.backends.onnx.translate import refusal
+from mattecompress.ops.reproducible import multiply_add
 from tests.backends.onnx.nets import assert_same, compiled, image, program_of
 from tests.ops.cases import Convolution, convolutions, pairs
 
@@ -169,3 +172,25 @@ def test_refusals_name_a_reason(function, reason):
     program = program_of(function, (1, 2, 6, 8))
     (found,) = [text for node in program.operations() if (text := refusal(program, node))]
     assert reason in found
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 2, False), (1, 1, True), (1, 2, True)])
+def test_sums_run_in_order_where_a_bit_decides(kernel: int, stride: int, bias: bool):
+    """Rows and columns of the kernel, then channels, each product added by a fused multiply-add; then the bias."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 5, kernel, kernel, generator=generator)
+    x, shift = torch.randn(1, 5, 18, 22, generator=generator), torch.randn(16, generator=generator)
+    tensors = {"weight": weight} | ({"bias": shift} if bias else {})
+
+    def stated(x, weight, bias=None):
+        return torch.ops.matte.sigmoid(F.conv2d(x, weight, bias, stride, kernel // 2))
+
+    (found,) = compiled(program_of(stated, tuple(x.shape), **tensors)).run(x=x).values()
+    padded = F.pad(x, [kernel // 2] * 4)
+    total = torch.zeros_like(found)
+    for row, column, channel in itertools.product(range(kernel), range(kernel), range(5)):
+        ends = (row + (found.shape[2] - 1) * stride + 1, column + (found.shape[3] - 1) * stride + 1)
+        seen = padded[:, channel : channel + 1, row : ends[0] : stride, column : ends[1] : stride]
+        total = multiply_add(seen, weight[:, channel, row, column].reshape(1, -1, 1, 1), total)
+    total = total + shift[:, None, None] if bias else total
+    assert torch.equal(found, torch.ops.matte.sigmoid(total))
