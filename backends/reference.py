@@ -1,4 +1,8 @@
-"""The reference: torch, on the CPU, node by node. What it computes is the truth for every other backend."""
+"""The reference: torch, on the CPU, node by node. What it computes is the truth for every other backend.
+
+In a program that rounds to codes or signs, functions of floats round as `mattecompress.ops.reproducible` states it,
+whether the program is lowered or not: one that takes signs gives the same bits before and after lowering.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +13,25 @@ from torch import Tensor, fx
 
 from mattecompress import container
 from mattecompress.backends import Artifact, Backend
+from mattecompress.passes.lower_functions import LowerFunctions
 from mattecompress.program import Program
+from mattecompress.rounding import rounds
 
 
 @dataclass(frozen=True)
 class ReferenceArtifact(Artifact):
-    """The program itself, run without gradients."""
+    """The program itself, run without gradients.
+
+    stated: the same with functions whose rounding is stated.
+    """
 
     program: Program
+    stated: Program
 
     @torch.no_grad()
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """All outputs from all inputs, by name."""
-        return self.program.run(**inputs)
+        return self.stated.run(**inputs)
 
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write the program as a `.mcg` file."""
@@ -41,5 +51,6 @@ class Reference(Backend):
         return None
 
     def compile(self, program: Program) -> ReferenceArtifact:
-        """Nothing to do."""
-        return ReferenceArtifact(program)
+        """Nothing is translated."""
+        stated = LowerFunctions()(program).program if rounds(program) else program
+        return ReferenceArtifact(program, stated)

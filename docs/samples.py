@@ -168,6 +168,7 @@ SAMPLES = {
         Sample("fold-constants", Ramp),
         Sample("insert-elastic-shortcuts{exclude-first=false}"),
         Sample("linear-to-convolution", Attention, shape=TOKENS),
+        Sample("lower-batch-norm"),
         Sample("lower-binary", before=BINARIZE),
         Sample("lower-functions", before=f"{QUANTIZED},lower-quantized"),
         Sample("lower-masks", Matting, f"{MASKED},binarize{{method=react}},lower-binary"),

@@ -299,8 +299,10 @@ class Lower:
     def passes(self) -> str:
         """Expand and fold what is left, then lower each kind of module."""
         strict = "{strict=true}" if self.strict else ""
-        lowering = f"lower-quantized{strict},lower-binary{strict},lower-functions,lower-masks"
-        return f"expand-modules,lower-tokens,fold-batch-norm,{lowering},fold-constants,canonicalize"
+        lowering = (
+            f"lower-quantized{strict},lower-binary{strict},lower-batch-norm,lower-functions,lower-masks"
+        )
+        return f"expand-modules,lower-tokens,fold-batch-norm{{exact=true}},{lowering},fold-constants,canonicalize"
 
 
 PIPELINES: dict[str, type[NamedPipeline]] = {

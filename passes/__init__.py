@@ -14,6 +14,7 @@ PASSES = {
     "fold-constants": "fold_constants:FoldConstants",
     "insert-elastic-shortcuts": "insert_elastic_shortcuts:InsertElasticShortcuts",
     "linear-to-convolution": "linear_to_convolution:LinearToConvolution",
+    "lower-batch-norm": "lower_batch_norm:LowerBatchNorm",
     "lower-binary": "lower_binary:LowerBinary",
     "lower-functions": "lower_functions:LowerFunctions",
     "lower-masks": "lower_masks:LowerMasks",

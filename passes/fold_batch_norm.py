@@ -7,31 +7,39 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
+from mattecompress.rounding import rounds
 
 conv2d = torch.ops.aten.conv2d.default
 
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Fold each inference batch norm into the convolution before it; afterwards no such pair remains."""
+    """Fold each inference batch norm into the convolution before it; afterwards no such pair remains.
 
+    exact: leave a program that rounds to codes or signs alone, since a folded weight rounds otherwise.
+    """
+
+    exact: bool = False
     name: ClassVar[str] = "fold-batch-norm"
 
     def ensures(self, program: Program) -> None:
-        """No foldable pair is left."""
-        expect(not _pairs(program), "a convolution and batch norm pair survived")
+        """No pair that is to be folded is left."""
+        expect(not self._pairs(program), "a convolution and batch norm pair survived")
 
     def apply(self, program: Program, context: Context) -> str | None:
         """Rewrite every pair."""
-        pairs = _pairs(program)
+        pairs = self._pairs(program)
         for convolution, norm in pairs:
             _fold(program, convolution, norm)
         return f"folded {len(pairs)} batch norms" if pairs else None
+
+    def _pairs(self, program: Program) -> list[tuple[fx.Node, fx.Node]]:
+        return [] if self.exact and rounds(program) else _pairs(program)
 
 
 def _pairs(program: Program) -> list[tuple[fx.Node, fx.Node]]:
@@ -47,17 +55,10 @@ def _is_foldable(node: object) -> bool:
     return isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
 
 
-def folded_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The (C,) scale and shift that an inference batch norm applies, computed in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
 def _fold(program: Program, convolution: fx.Node, norm_call: fx.Node) -> None:
     norm = program.module(norm_call)
     assert isinstance(norm, BatchNorm2d)
-    scale, shift = folded_affine(norm)
+    scale, shift = norm.scale_and_shift()
     x, weight, bias, *rest = [*convolution.args, None][: max(3, len(convolution.args))]
     assert isinstance(weight, fx.Node)
     folded = program.tensor(weight).double() * scale[:, None, None, None]

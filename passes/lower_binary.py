@@ -1,14 +1,11 @@
-"""y = scale_o * (B_w (*) B_a(x)) + bias_o, followed by an inference batch norm y * gamma_o + beta_o
+"""y = scale_o * (B_w (*) B_a(x)) + bias_o
 
-becomes  bits = [x >= threshold_c] packed,  n = B_w (*) bits in integers,  y = n * scale'_o + shift'_o  with
-scale' = scale * gamma and shift' = bias * gamma + beta.
+becomes  bits = [x >= threshold_c] packed,  n = B_w (*) bits in integers,  y = n * scale_o + bias_o.
 
 Two-bit activations q are two planes of bits:  n = B_w (*) b0 + 2 * (B_w (*) b1),  q = b0 + 2 b1.
 
-Bits and integers equal the trainable form's exactly: the threshold is the negated activation bias, of the layer's own
-or added by the network before it, and x + b >= 0 just when x >= -b in floating point. Without a batch norm y is equal too. With one, scale' and shift' are computed in
-float64 and rounded once, so that y comes out of four roundings, no more than the two steps of the trainable form
-have; an activation within those few units of the next layer's threshold can then turn its bit.
+Every bit is the same: the threshold is the negated activation bias, of the layer's own or added by the network before
+it, and x + b >= 0 just when x >= -b in floating point.
 """
 
 import itertools
@@ -20,10 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from mattecompress.facts import DTYPE_NAMES, Precision
-from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.ops.binary import choose_word, pack_depthwise_signs, pack_weight_signs
-from mattecompress.passes.fold_batch_norm import folded_affine
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 
@@ -66,10 +61,7 @@ class LowerBinary(Pass):
             writer.lower(call, module, packed=call not in refusals)
         counts = writer.counts
         in_float = f"; in float: {_list(refusals)}" if refusals else ""
-        return (
-            f"{counts['packed']} convolutions packed, reading {counts['packings']} packings, "
-            f"{counts['norms']} batch norms folded{in_float}"
-        )
+        return f"{counts['packed']} convolutions packed, reading {counts['packings']} packings{in_float}"
 
 
 def _refusals(program: Program) -> dict[fx.Node, str]:
@@ -103,23 +95,14 @@ class _Writer:
     counts: Counter[str] = field(default_factory=Counter)
 
     def lower(self, call: fx.Node, module: BinaryConv2d, packed: bool) -> None:
-        """Replace one call, and the batch norm that alone reads it."""
-        norm = self.norm_behind(call)
-        scale, shift = _affine(module, None if norm is None else self.program.module(norm))
+        """Replace one call."""
+        scale, shift = _affine(module)
         with self.program.graph.inserting_before(call):
             sums = self.packed_sums(call, module) if packed else self.float_sums(call, module)
             result = self.scaled(call, sums, scale, shift)
-        for old in [call] if norm is None else [norm, call]:
-            old.replace_all_uses_with(result)
-            self.program.graph.erase_node(old)
-        self.counts["norms"] += norm is not None
+        call.replace_all_uses_with(result)
+        self.program.graph.erase_node(call)
         self.counts["packed"] += packed
-
-    def norm_behind(self, call: fx.Node) -> fx.Node | None:
-        user, *others = call.users or [None]
-        if user is None or others or user.op != "call_module":
-            return None
-        return user if isinstance(self.program.module(user), BatchNorm2d) else None
 
     def packed_sums(self, call: fx.Node, module: BinaryConv2d) -> fx.Node:
         """The int32 convolution of packed bits, or of both planes of two-bit activations."""
@@ -259,12 +242,7 @@ class _Writer:
 
 
 @torch.no_grad()
-def _affine(module: BinaryConv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
-    """The float32 (O,) factor and summand that turn the layer's integers into what the batch norm yields."""
-    scale = module.output_scale().double().flatten().expand(module.config.outputs)
-    shift = torch.zeros_like(scale) if module.bias is None else module.bias.double()
-    if norm is not None:
-        assert isinstance(norm, BatchNorm2d)
-        factor, summand = folded_affine(norm)
-        scale, shift = scale * factor, shift * factor + summand
-    return scale.float(), shift.float()
+def _affine(module: BinaryConv2d) -> tuple[Tensor, Tensor]:
+    """The (O,) factor and summand that turn the layer's integers into what it yields."""
+    scale = module.output_scale().flatten().expand(module.config.outputs)
+    return scale, torch.zeros_like(scale) if module.bias is None else module.bias.detach()

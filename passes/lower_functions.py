@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
+from mattecompress.rounding import rounds
 
 aten, matte = torch.ops.aten, torch.ops.matte
 
-ROUNDING = (matte.quantize.default, matte.pack_signs.default, matte.pack_units.default)
 FUNCTIONS: dict[Any, Any] = {
     aten.sigmoid.default: matte.sigmoid.default,
     aten.tanh.default: matte.tanh.default,
@@ -47,7 +46,7 @@ class LowerFunctions(Pass):
 
 
 def _unstated(program: Program) -> list[fx.Node]:
-    if not any(program.find(target) for target in ROUNDING):
+    if not rounds(program):
         return []
     return [
         node for node in program.operations() if node.target in FUNCTIONS and _is_stated_for(program, node)

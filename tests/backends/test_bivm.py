@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mattecompress.backends.onnx import Onnx
+from mattecompress.backends.reference import Reference
 from mattecompress.backends.tvm.backend import Freestanding, Tvm
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.schedule import rules_used
@@ -22,7 +23,7 @@ from mattecompress.tracing import capture
 matte = torch.ops.matte
 Run = Callable[..., dict[str, Tensor]]
 CLOSE = 1e-5
-"""Roundings of folded batch norms and of sums in another order; a sign that turns would show as far more."""
+"""Roundings of sums in another order; a sign that turns would show as far more."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,8 @@ def test_every_masked_layer_is_computed_in_tiles(lowered: Program) -> None:
 
 
 def test_lowered_equals_trainable(program: Program, lowered: Program) -> None:
-    assert_agree(program, program.run, lowered.run, 4)
+    """Every bit."""
+    assert_agree(program, Reference().compile(program).run, lowered.run, 4, bound=0)
 
 
 def test_the_first_frame_has_no_state(network: BiVM, lowered: Program) -> None:

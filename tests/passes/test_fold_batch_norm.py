@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from mattecompress.modules.batch_norm import BatchNorm2d
+from mattecompress.passes.binarize import Binarize
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.program import Program
 from mattecompress.signature import Signature
@@ -33,6 +34,13 @@ def test_computes_the_same(bias: bool, groups: int) -> None:
         atol=1e-5,
         msg="one float32 multiplication moved into the weights",
     )
+
+
+def test_exact_leaves_networks_that_take_signs(tiny: Program) -> None:
+    assert FoldBatchNorm(exact=True)(tiny).modified
+    binary = Binarize("react")(tiny).program
+    assert FoldBatchNorm()(binary).modified
+    assert not FoldBatchNorm(exact=True)(binary).modified
 
 
 def test_golden(tiny: Program, golden) -> None:

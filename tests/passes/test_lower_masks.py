@@ -16,7 +16,9 @@ from mattecompress.text_parser import parse_program
 from mattecompress.tracing import capture
 
 aten, matte = torch.ops.aten, torch.ops.matte
-DENSE = "expand-modules,fold-batch-norm,lower-quantized,lower-binary,lower-functions"
+DENSE = (
+    "expand-modules,fold-batch-norm{exact=true},lower-quantized,lower-binary,lower-batch-norm,lower-functions"
+)
 CASES = [
     ("residual", 1, 12, 16),
     ("xor", 1, 12, 16),
