@@ -50,7 +50,7 @@ def export_model(program: Program, simplify: bool = True, exact: bool = True) ->
     translation = translate(program, exact)
     model = _assemble(program, translation)
     if simplify:
-        model = _simplify(model)
+        model = _simplify(model, fuse=not translation.writer.spell_out)
     _annotate(model, program, {operation.output: operation for operation in translation.writer.operations})
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -135,9 +135,12 @@ def _value(program: Program, name: str, node: torch.fx.Node) -> Any:
     return onnx.helper.make_tensor_value_info(name, element, list(facts.shape))
 
 
-def _simplify(model: Any) -> Any:
-    """onnxsim keeps local functions, and quantized constants as they are."""
-    simplified, equal = extra("onnxsim").simplify(model)
+def _simplify(model: Any, fuse: bool) -> Any:
+    """onnxsim keeps local functions, and quantized constants as they are.
+
+    fuse: let it join operations, which then round otherwise.
+    """
+    simplified, equal = extra("onnxsim").simplify(model, perform_optimization=fuse)
     if not equal:
         raise ExportError(f"onnxsim changed what {model.graph.name} computes")
     return simplified

@@ -122,3 +122,11 @@ def test_functions_keep_their_names_in_a_float_program():
     rounding = program_of(beside_a_rounding(F.hardswish), (1, 3, 4, 4))
     assert "HardSwish" not in operators(compiled(rounding))
     assert "HardSwish" in operators(Onnx(exact=False, verify=False).compile(rounding))
+
+
+def test_factors_stay_apart_where_a_bit_decides():
+    """One factor for two would round once instead of twice."""
+    factors = {name: torch.randn(4, 1, 1) for name in ("first", "second")}
+    assert_same(
+        lambda x, first, second: torch.ops.matte.sigmoid(x * first * second), image(1, 4, 8, 8), 0, **factors
+    )
