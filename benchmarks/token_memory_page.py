@@ -48,6 +48,11 @@ class Row:
         return min((run.seconds for run in self.runs), default=None)
 
     @property
+    def noise(self) -> float:
+        """By what share of the least seconds the most are longer; 0 for a single run."""
+        return max((run.seconds for run in self.runs), default=1) / (self.seconds or 1) - 1
+
+    @property
     def above(self) -> float:
         """MiB above what was held before, at most, computed where nothing was run."""
         return max((run.peak - run.held for run in self.runs), default=self.counted)
@@ -67,6 +72,7 @@ def write_page(path: Path, rows: Sequence[Row], pipelines: Mapping[str, str]) ->
         path,
         "token_memory.md.jinja",
         model=rows[0].model,
+        noise=max(row.noise for row in rows),
         pipelines=pipelines,
         tables={group[0].place: table_rows(group) for group in by_size},
         counts=list(count_lines(rows)),

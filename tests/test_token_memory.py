@@ -69,6 +69,7 @@ def test_page_sets_rows_beside_eager_and_sdpa(bench: dict[str, Any], tmp_path: P
     ]
     bench["write_page"](tmp_path / "page.md", rows, bench["PIPELINES"])
     page = (tmp_path / "page.md").read_text()
+    assert "the runs of one row differ by\nup to 5 %" in page
     assert "| sdpa | 2 | 300 | 900 | 75.0% | 500 | 62.5% | 20.0 | 50.0% | 100.0% |" in page
     assert (
         "| eager | 0 | 9600 | 10000 (computed) | 100.0% | 9600 (computed) | 100.0% | not run |  |  |" in page
