@@ -23,15 +23,18 @@ def resize_bilinear(
     row_places int32 (2,OH) and row_weights float32 (2,OH): low and high, near and far; columns likewise (2,OW).
     keep: the result is read plane by plane, and so is computed a row at a time before.
     """
-    batch, _, width, channels = (int(size) for size in x.shape)
+    batch, height, width, channels = (int(size) for size in x.shape)
     rows, columns = int(row_places.shape[1]), int(column_places.shape[1])
 
+    def within(place: Expression, size: int) -> Expression:
+        return tirx.max(tirx.min(place, size - 1), 0)
+
     def blend_rows(n: Index, i: Index, j: Index, c: Index) -> Expression:
-        low, high = row_places(0, i), row_places(1, i)
+        low, high = (within(row_places(k, i), height) for k in (0, 1))
         return product(row_weights(0, i), x(n, low, j, c)) + row_weights(1, i) * x(n, high, j, c)
 
     def blend_columns(n: Index, i: Index, j: Index, c: Index) -> Expression:
-        low, high = (tirx.max(tirx.min(column_places(k, j), width - 1), 0) for k in (0, 1))
+        low, high = (within(column_places(k, j), width) for k in (0, 1))
         return product(column_weights(0, j), row(n, i, low, c)) + column_weights(1, j) * row(n, i, high, c)
 
     row = blend_rows

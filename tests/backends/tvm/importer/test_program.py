@@ -181,6 +181,14 @@ def test_resize_to_a_size():
     assert largest_difference(program_of(Net(expression), (2, 4, 7, 9))) < 3e-6
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_resize_of_every_second_row(factor):
+    def expression(self, x):
+        return F.interpolate(x[:, :, ::2], scale_factor=factor, mode="bilinear", align_corners=False)
+
+    assert largest_difference(program_of(Net(expression), (1, 3, 16, 24))) < 1e-6
+
+
 @pytest.mark.parametrize("ceil_mode", [False, True])
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("padding", [0, 1])
