@@ -7,17 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import mattecompress as mc
 from mattecompress.backends.onnx import Onnx
 from mattecompress.backends.reference import Reference
 from mattecompress.backends.tvm.backend import Freestanding, Tvm
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.backends.tvm.targets import find_target
+from mattecompress.data.video import read_frames
 from mattecompress.models.bimatting import BiVM, bivm
 from mattecompress.models.signatures import fixed_options, rvm_signature
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
+from mattecompress.stream import Stream
 from mattecompress.tracing import capture
 
 matte = torch.ops.matte
@@ -118,6 +121,24 @@ def test_compiled_code_agrees(network: BiVM, height: int, width: int, batch: int
     lowered = parse_pipeline("lower{strict=true}").run(program)
     assert "serial" not in rules_used(lower(lowered, find_target("host"))).values()
     assert_agree(program, program.run, Tvm().compile(lowered).run, 3)
+
+
+@pytest.mark.slow
+def test_trained_weights_over_a_clip(shared_data: Path) -> None:
+    """Video with the states carried; every bit before and after lowering, and alpha within 1e-4 everywhere else."""
+    trained = mc.capture("bivm", size=(288, 512))
+    lowered = parse_pipeline("lower{strict=true}").run(trained)
+    clip = torch.stack(list(read_frames(shared_data / "clips/dancers.mp4", limit=12, size=(288, 512))))
+    backends = {"trainable": Reference().compile(trained), "lowered": Reference().compile(lowered)}
+    backends |= {"onnx": Onnx().compile(lowered), "tvm": Tvm().compile(lowered)}
+    alphas = {
+        name: torch.cat([frame["pha"].clone() for frame in Stream(lowered, artifact.run).over(clip)])
+        for name, artifact in backends.items()
+    }
+    assert torch.equal(alphas["trainable"], alphas["lowered"])
+    for name in ("onnx", "tvm"):
+        close = (alphas[name] - alphas["trainable"]).abs() <= 1e-4
+        assert close.float().mean() >= 0.999, name
 
 
 @pytest.mark.slow
