@@ -1,7 +1,7 @@
 """The reference: torch, on the CPU, node by node. What it computes is the truth for every other backend.
 
-In a program that rounds to codes or signs, functions of floats round as `mattecompress.ops.reproducible` states it,
-whether the program is lowered or not: one that takes signs gives the same bits before and after lowering.
+In a program that rounds to codes or signs, functions of floats and batch norms round as `mattecompress.rounding` states
+it, whether the program is lowered or not: one that takes signs gives the same bits before and after lowering.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,15 @@ from torch import Tensor, fx
 
 from mattecompress import container
 from mattecompress.backends import Artifact, Backend
-from mattecompress.passes.lower_functions import LowerFunctions
 from mattecompress.program import Program
-from mattecompress.rounding import rounds
+from mattecompress.rounding import stated
 
 
 @dataclass(frozen=True)
 class ReferenceArtifact(Artifact):
     """The program itself, run without gradients.
 
-    stated: the same with functions whose rounding is stated.
+    stated: the same with roundings that are stated.
     """
 
     program: Program
@@ -52,5 +51,4 @@ class Reference(Backend):
 
     def compile(self, program: Program) -> ReferenceArtifact:
         """Nothing is translated."""
-        stated = LowerFunctions()(program).program if rounds(program) else program
-        return ReferenceArtifact(program, stated)
+        return ReferenceArtifact(program, stated(program))

@@ -5,24 +5,11 @@ place of a float decides which code, so that only a stated rounding gives the sa
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import fx
+from typing import ClassVar
 
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.rounding import rounds
-
-aten, matte = torch.ops.aten, torch.ops.matte
-
-FUNCTIONS: dict[Any, Any] = {
-    aten.sigmoid.default: matte.sigmoid.default,
-    aten.tanh.default: matte.tanh.default,
-    aten.adaptive_avg_pool2d.default: matte.plane_mean.default,
-    aten.mean.dim: matte.plane_mean.default,
-    aten.upsample_bilinear2d.vec: matte.resize_bilinear.default,
-}
+from mattecompress.rounding import rounds, state_functions, unstated_functions
 
 
 @dataclass(frozen=True)
@@ -33,40 +20,12 @@ class LowerFunctions(Pass):
 
     def ensures(self, program: Program) -> None:
         """No function that rounds as PyTorch pleases is left in a program that rounds."""
-        expect(not _unstated(program), "a function without a stated rounding survived")
+        expect(
+            not (rounds(program) and unstated_functions(program)),
+            "a function without a stated rounding survived",
+        )
 
     def apply(self, program: Program, context: Context) -> str | None:
         """Replace each call."""
-        calls = _unstated(program)
-        for node in calls:
-            with program.graph.inserting_before(node):
-                stated = program.graph.call_function(FUNCTIONS[node.target], _arguments(node))
-            program.replace(node, stated)
-        return f"{len(calls)} functions with stated rounding" if calls else None
-
-
-def _unstated(program: Program) -> list[fx.Node]:
-    if not rounds(program):
-        return []
-    return [
-        node for node in program.operations() if node.target in FUNCTIONS and _is_stated_for(program, node)
-    ]
-
-
-def _arguments(node: fx.Node) -> tuple[Any, ...]:
-    """Those of the resize are the same; the others take the tensor alone."""
-    return node.args if node.target is aten.upsample_bilinear2d.vec else node.args[:1]
-
-
-def _is_stated_for(program: Program, node: fx.Node) -> bool:
-    """Float32 in and out; a mean to one pixel."""
-    source, facts = node.args[0], program.facts(node)
-    assert isinstance(source, fx.Node)
-    if program.facts(source).dtype is not torch.float32 or facts.dtype is not torch.float32:
-        return False
-    if FUNCTIONS[node.target] is not matte.plane_mean.default:
-        return True
-    if len(facts.shape) != 4 or facts.shape[2:] != (1, 1):
-        return False
-    axes: Any = node.args[1]
-    return node.target is not aten.mean.dim or {int(axis) % 4 for axis in axes} == {2, 3}
+        count = state_functions(program) if rounds(program) else 0
+        return f"{count} functions with stated rounding" if count else None

@@ -28,7 +28,7 @@ def test_text_round_trips(text: str) -> None:
         ("canonicalise", "column 1: unknown pass 'canonicalise'; did you mean canonicalize?"),
         (
             "canonicalize,fold-batchnorm",
-            "column 14: unknown pass 'fold-batchnorm'; did you mean fold-batch-norm or fold-constants?",
+            "column 14: unknown pass 'fold-batchnorm'; did you mean fold-batch-norm or lower-batch-norm or fold-constants?",
         ),
         ("", "the pipeline is empty"),
         ("quantize{weights=4", "column 18: a '{' is not closed"),

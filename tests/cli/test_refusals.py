@@ -129,7 +129,7 @@ def test_named_capture(refused: Refused, words: list[str], expected: str) -> Non
     [
         (
             "fold-batchnorm",
-            "column 1: unknown pass 'fold-batchnorm'; did you mean fold-batch-norm or fold-constants?",
+            "column 1: unknown pass 'fold-batchnorm'; did you mean fold-batch-norm or lower-batch-norm or fold-constants?",
         ),
         ("canonicalize,qantize", "column 14: unknown pass 'qantize'; did you mean quantize or"),
         ("quantize{weihgts=4}", "unknown option 'weihgts'; did you mean weights or"),

@@ -40,7 +40,7 @@ def test_computes_what_the_reference_computes(groups: int) -> None:
 def test_the_second_convolution_adds_the_first_and_what_follows() -> None:
     _, lowered = plane_net(groups=1)
     rules = rules_used(lower(lowered, HOST))
-    assert rules["fused_binary_convolution_3x3_16_16_add_mul_add1_hardswish"] == "binary convolution"
+    assert rules["fused_binary_convolution_3x3_16_16_add_mul_mul1_add1_hardswish"] == "binary convolution"
     assert sorted(rules.values()).count("packing") == 2
 
 
