@@ -156,8 +156,15 @@ def parse_type(text: str) -> tuple[str, tuple[int | str, ...]]:
 
 
 def parse_notes(text: str) -> dict[str, Any]:
-    """The facts that stand after an operation."""
+    """The facts that stand after an operation.
+
+    Raises:
+        ValueError: one has no value, or is not of its form.
+    """
     notes: dict[str, Any] = dict(item.split("=", 1) for item in text.split())
+    for name, value in notes.items():
+        if not value:
+            raise ValueError(f"'{name}=' says nothing")
     if "precision" in notes:
         notes["precision"] = Precision.parse(notes["precision"])
     if "made" in notes:

@@ -62,6 +62,7 @@ def test_equality_sees_every_bit(tiny: Program) -> None:
         ("aten.sigmoid.default(%r1i)", "aten.sigmoid.default(%nothing)", "%nothing is not defined above"),
         ("BatchNorm2d{", "BatchNorm3d{", "unknown module 'BatchNorm3d'; did you mean BatchNorm2d?"),
         ("return fgr", "stop fgr", "unknown line 'stop'"),
+        (" scope=head", " region=", "'region=' says nothing"),
     ],
 )
 def test_refuses(tiny: Program, old: str, new: str, message: str) -> None:
