@@ -94,8 +94,8 @@ def order_lines(groups: Sequence[Group]) -> Iterator[str]:
         if (first.size, first.precision) == (second.size, second.precision):
             place = f"{second.precision.upper()} at {second.size[0]}x{second.size[1]}"
             gain = 1 - second.mean("mad") / first.mean("mad")
-            holds = "below" if gain > 0 else "above"
-            yield f"{place}: MAD of `{second.method}` {abs(gain):.0%} {holds} `{first.method}`."
+            holds = f"{abs(gain):.0%} {'below' if gain > 0 else 'above'}" if gain else "that of"
+            yield f"{place}: MAD of `{second.method}` {holds} `{first.method}`."
     by_key = {(group.size, group.precision, group.method): group for group in groups}
     for (size, precision, method), group in by_key.items():
         without = by_key.get((size, precision, "qdrop+GAC"))

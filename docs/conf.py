@@ -23,7 +23,8 @@ CONTENTS = {
     "Use": "docs/quick-start docs/inspecting docs/deploying-on-arm docs/training-bivm docs/training-mematte "
     "docs/datasets",
     "Examples": "examples/README examples/*/README",
-    "Look up": "docs/command-line docs/pass-catalogue docs/text-form docs/numerics docs/token-memory CHANGELOG",
+    "Look up": "docs/command-line docs/pass-catalogue docs/text-form docs/numerics docs/token-memory docs/post-training "
+    "CHANGELOG",
     "Extend": "docs/writing-a-pass docs/writing-a-kernel",
 }
 
