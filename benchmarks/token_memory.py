@@ -3,7 +3,7 @@
     python benchmarks/token_memory.py
     python benchmarks/token_memory.py --sizes 1024x1024 1536x1536 --rows eager sdpa mematte
 
-Each row is one image through one program, on one thread, in a process of its own. Weights are drawn from a seed, so
+Each row is one image, laid out pixel by pixel as `run` does, through one program, on one thread, in a process of its own. Weights are drawn from a seed, so
 mattes mean nothing; routers send every token to attention, so that the limit, a quarter of the tokens, decides. Rows
 below `sdpa` have a tiled decoder, whose memory would hide theirs. Peak memory is all that the process held at most while
 it computed, libraries and weights among it; what it held before is kept beside, and so is what the program's graph
@@ -19,7 +19,6 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import product
@@ -60,7 +59,7 @@ PIPELINES = {
 SIZES = ((1024, 1024), (1536, 1536), (2048, 2048), (2160, 3840))
 MIB = 2**20
 HELD = 768
-"""MiB that a row may hold beside activations: libraries, weights, what the allocator keeps."""
+"""MiB that a row may hold beside activations: libraries, weights, what operations need within."""
 SHARE = 0.7
 """Of the memory that is available, that a row may need."""
 
@@ -119,7 +118,8 @@ def make_program(name: str, plain: Path, path: Path) -> tuple[float, float]:
     program = parse_pipeline(PIPELINES[name].replace("LIMIT", str(limit))).run(program)
     send_all(program)
     container.save(program, path)
-    return max(live_bytes(program).values()) / MIB, HELD + most_needed(program)
+    activations = max(live_bytes(program).values()) / MIB
+    return activations, HELD + activations
 
 
 def send_all(program: Program) -> None:
@@ -130,22 +130,15 @@ def send_all(program: Program) -> None:
             router.out_conv[4].bias.copy_(torch.tensor([100.0, 0.0]))
 
 
-def most_needed(program: Program) -> float:
-    """MiB of activations at most, and of the copy that PyTorch's convolution makes of its image in another layout."""
-    copied: Mapping[str, int] = {
-        node.name: 4 * math.prod(program.facts(node.args[0]).sizes)
-        for node in program.find(torch.ops.aten.conv2d.default)
-    }
-    return max(live + copied.get(name, 0) for name, live in live_bytes(program).items()) / MIB
-
-
 def measure(path: Path) -> Measurement:
     """One image through a program, in this process."""
     torch.set_num_threads(1)
     program = container.load(path)
     generator = torch.Generator().manual_seed(0)
     inputs = {
-        str(node.target): torch.rand(program.facts(node).sizes, generator=generator)
+        str(node.target): torch.rand(program.facts(node).sizes, generator=generator).to(
+            memory_format=torch.channels_last
+        )
         for node in program.inputs
     }
     before = psutil.Process().memory_info().rss / MIB

@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from mattecompress import ops
 from mattecompress.program import Program
 
-aten = torch.ops.aten
+assert ops
+aten, matte = torch.ops.aten, torch.ops.matte
+_ATTENTIONS = {aten.scaled_dot_product_attention.default, matte.attend_on_grid.default}
 _MATRICES = {aten.matmul.default, aten.bmm.default, aten.mm.default}
 
 
@@ -23,7 +26,7 @@ def product_macs(program: Program, node: fx.Node) -> int:
         return int(count(math.prod(program.facts(node).sizes[:3]))) if count else 0
     if node.target is aten.linear.default or node.target in _MATRICES:
         return math.prod(program.facts(node).sizes) * program.facts(arguments[0]).sizes[-1]
-    if node.target is aten.scaled_dot_product_attention.default:
+    if node.target in _ATTENTIONS:
         query, key, value = (program.facts(argument).sizes for argument in arguments[:3])
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     if node.target is aten.einsum.default:

@@ -28,6 +28,10 @@ class PassRecord:
     seconds: float = field(compare=False)
 
 
+PLAIN = frozenset({"matte.attend_on_grid.default"})
+"""Operations of ours that say at every level what some of ATen's say together."""
+
+
 class Level(enum.Enum):
     """How far a program has come down; a level may use everything of the levels before it."""
 
@@ -115,11 +119,13 @@ class Program:
 
     @property
     def level(self) -> Level:
-        """Trainable while any module but a batch norm is called, else lowered once any `matte::` operation is."""
+        """Trainable while any module but a batch norm is called, else lowered once any operation of lowering is."""
         modules = {type(self.module(node)).__name__ for node in self.called_modules()}
         if modules - {"BatchNorm2d"}:
             return Level.TRAINABLE
-        lowered = any(namespace(node) == "matte" for node in self.graph.nodes)
+        lowered = any(
+            namespace(node) == "matte" for node in self.graph.nodes if str(node.target) not in PLAIN
+        )
         return Level.LOWERED if lowered else Level.FLOAT
 
     @property

@@ -73,14 +73,19 @@ class Stream:
     def __call__(self, frame: Tensor, trimap: Tensor | None = None) -> dict[str, Tensor]:
         """The outputs for one frame, (1,3,H,W), and its trimap, (1,1,H,W), float32 in 0..1; the states move on.
 
+        A frame with a trimap is laid out pixel by pixel: PyTorch's convolutions copy an image of any other layout, and
+        at the size of photographs their copies take more memory than all else.
+
         Raises:
             TrimapError: the program takes a trimap and there is none, or takes none.
         """
         if takes_trimap(self.program) != (trimap is not None):
             takes, fix = ("no", "leave it out") if trimap is not None else ("a", "add --trimap")
             raise TrimapError(f"{self.program.name} takes {takes} trimap with each frame: {fix}")
-        known = {} if trimap is None else {TRIMAP: trimap}
-        return self.stateful.step(**{self.frame_name: frame}, **known)
+        if trimap is None:
+            return self.stateful.step(**{self.frame_name: frame})
+        by_pixel = frame.contiguous(memory_format=torch.channels_last)
+        return self.stateful.step(**{self.frame_name: by_pixel, TRIMAP: trimap})
 
     def over(
         self, frames: Iterable[Tensor], trimaps: Iterable[Tensor] | None = None

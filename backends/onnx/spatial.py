@@ -271,28 +271,6 @@ def _batch_norm(call: Call) -> str:
     return call.emit("BatchNormalization", *inputs, epsilon=float(call["eps"]))
 
 
-def _attention(call: Call) -> str:
-    """softmax(query key^T * scale + mask) value."""
-    if call["is_causal"] or call["enable_gqa"] or call["dropout_p"]:
-        raise RefusalError("attention that is causal, grouped or with dropout")
-    rank = call.rank("key")
-    width = call.sizes("query", "attention")[-1] if call["scale"] is None else 1
-    scale = 1 / math.sqrt(width) if call["scale"] is None else call.number("scale")
-    turned = call.emit("Transpose", call.value("key"), perm=[*range(rank - 2), rank - 1, rank - 2])
-    product = call.emit("MatMul", call.value("query"), turned)
-    scores = call.emit("Mul", product, call.writer.numbers(scale, call.dtype))
-    if call["attn_mask"] is not None:
-        scores = call.emit("Add", scores, _mask(call))
-    return call.emit("MatMul", call.emit("Softmax", scores, axis=-1), call.value("value"))
-
-
-def _mask(call: Call) -> str:
-    if call.facts("attn_mask").dtype is not torch.bool:
-        return call.value("attn_mask", call.dtype)
-    kept, dropped = (call.writer.numbers(number, call.dtype) for number in (0.0, -math.inf))
-    return call.emit("Where", call.value("attn_mask"), kept, dropped)
-
-
 RULES: Mapping[Any, Rule] = {
     aten.conv1d.default: _convolution,
     aten.conv2d.default: _convolution,
@@ -321,5 +299,4 @@ RULES: Mapping[Any, Rule] = {
     aten.einsum.default: _einsum,
     aten.layer_norm.default: _layer_norm,
     aten.batch_norm.default: _batch_norm,
-    aten.scaled_dot_product_attention.default: _attention,
 }

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mattecompress.backends.onnx import elementwise, lowered, shaping, spatial, tokens, trainable
+from mattecompress.backends.onnx import attention, elementwise, lowered, shaping, spatial, tokens, trainable
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError, Writer
 from mattecompress.program import Level, Program
 
-OPERATORS = {**elementwise.RULES, **shaping.RULES, **spatial.RULES, **lowered.RULES}
+OPERATORS = {**elementwise.RULES, **shaping.RULES, **spatial.RULES, **attention.RULES, **lowered.RULES}
 MODULES = {**trainable.RULES, **tokens.RULES}
 
 

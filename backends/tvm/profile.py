@@ -43,7 +43,9 @@ MASKED = {
     matte.masked_binary_conv2d.default,
     matte.masked_quantized_conv2d.default,
 }
-STEPS: dict[Any, tuple[str, ...]] = {aten.scaled_dot_product_attention.default: ("logits", "mixed")}
+STEPS: dict[Any, tuple[str, ...]] = dict.fromkeys(
+    (aten.scaled_dot_product_attention.default, matte.attend_on_grid.default), ("logits", "mixed")
+)
 """Operations whose products several kernels compute, and the names of these."""
 
 Densities = Mapping[str, float]

@@ -3,6 +3,6 @@
 Importing this package registers them.
 """
 
-from mattecompress.ops import binary, integer, masked, packing, reproducible, resize, tokens
+from mattecompress.ops import attention, binary, integer, masked, packing, reproducible, resize, tokens
 
-__all__ = ["binary", "integer", "masked", "packing", "reproducible", "resize", "tokens"]
+__all__ = ["attention", "binary", "integer", "masked", "packing", "reproducible", "resize", "tokens"]

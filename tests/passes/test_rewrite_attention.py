@@ -11,6 +11,7 @@ from tests.models.vit import random_inputs, tiny_program
 from tests.passes.attention_nets import mixer
 
 attend = torch.ops.aten.scaled_dot_product_attention.default
+attend_on_grid = torch.ops.matte.attend_on_grid.default
 
 
 @pytest.mark.parametrize("positioned", [False, True])
@@ -19,9 +20,8 @@ attend = torch.ops.aten.scaled_dot_product_attention.default
 def test_computes_the_same(positioned: bool, queries: int) -> None:
     program, x = mixer(positioned), torch.randn(2, 3, 4, 8)
     result = RewriteAttention(queries)(program)
-    tiles = len(result.program.find(attend))
-    assert result.notes == f"1 attentions in {tiles} tiles"
-    assert tiles == (1 if not positioned else {1: 3, 8: 2, 100: 1}[queries])
+    assert result.notes == "1 attentions"
+    assert len(result.program.find(attend_on_grid if positioned else attend)) == 1
     torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-5)
     assert not RewriteAttention()(result.program).modified
 
@@ -40,7 +40,7 @@ def test_of_a_transformer_only_global_attention_changes() -> None:
     program = tiny_program()
     result = parse_pipeline("sdpa{queries=24}").run(program)
     assert result.level is Level.FLOAT
-    assert len(result.find(attend)) == 3
+    assert len(result.find(attend_on_grid)) == 1
     windows = len(program.find(torch.ops.aten.softmax.int)) - 1
     assert len(result.find(torch.ops.aten.softmax.int)) == windows == 2
     inputs = random_inputs(program)

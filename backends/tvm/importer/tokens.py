@@ -106,17 +106,40 @@ def _layer_norm(scope: Scope, node: fx.Node) -> Conversion:
 
 
 def _attention(scope: Scope, node: fx.Node) -> Conversion:
-    query, key, value, mask = (*node.args, None)[:4]
-    assert all(isinstance(source, fx.Node) for source in (query, key, value))
-    shape = scope.shape(query)  # type: ignore[arg-type]
-    scale = node.kwargs.get("scale") or shape[-1] ** -0.5
-    keys = emit(scope.builder, "keys", INJECTIVE, _transposed(scope.as_is(key), scope.shape(key)))  # type: ignore[arg-type]
-    values = scope.memory(value)  # type: ignore[arg-type]
+    query, _, _, mask = (*node.args, None)[:4]
+    assert isinstance(query, fx.Node)
+    scale = node.kwargs.get("scale") or scope.shape(query)[-1] ** -0.5
     bias = scope.as_is(mask) if isinstance(mask, fx.Node) else None
+    return _attend(scope, node, bias, float(scale))  # type: ignore[arg-type]
+
+
+def _attend_on_grid(scope: Scope, node: fx.Node) -> Conversion:
+    _, _, _, vertical, horizontal, scale, _ = node.args
+    bias = compose(_positions, [scope.as_is(vertical), scope.as_is(horizontal)])  # type: ignore[arg-type]
+    return _attend(scope, node, bias, float(scale))  # type: ignore[arg-type]
+
+
+def _positions(vertical: te.Tensor, horizontal: te.Tensor) -> te.Tensor:
+    """What relative positions add to the logit of each pair, (B, H*W, H*W)."""
+    images, height, width, _ = vertical.shape
+
+    def element(image: Index, query: Index, key: Index) -> Expression:
+        place = (image, query // width, query % width)
+        return vertical(*place, key // width) + horizontal(*place, key % width)
+
+    return te.compute((images, height * width, height * width), element, name="positions")
+
+
+def _attend(scope: Scope, node: fx.Node, bias: View | None, scale: float) -> Conversion:
+    query, key, value = node.args[:3]
+    assert isinstance(query, fx.Node) and isinstance(key, fx.Node) and isinstance(value, fx.Node)
+    shape = scope.shape(query)
+    keys = emit(scope.builder, "keys", INJECTIVE, _transposed(scope.as_is(key), scope.shape(key)))
+    values = scope.memory(value)
     pieces = []
     for first in range(0, shape[-2], QUERIES):
         count = min(QUERIES, shape[-2] - first)
-        logits = _logits(scope.as_is(query), in_memory(keys), bias, float(scale), first, count)  # type: ignore[arg-type]
+        logits = _logits(scope.as_is(query), in_memory(keys), bias, scale, first, count)
         logit_map = in_memory(emit(scope.builder, "logits", CONVOLUTION, logits))
         shares = in_memory(emit(scope.builder, "shares", OPAQUE, compose(rows.softmax, [logit_map])))
         mixed = emit(scope.builder, "mixed", CONVOLUTION, compose(product, [shares, values]))
@@ -231,6 +254,7 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     aten.log_softmax.int: _rows(rows.log_softmax),
     aten.layer_norm.default: _layer_norm,
     aten.scaled_dot_product_attention.default: _attention,
+    matte.attend_on_grid.default: _attend_on_grid,
     aten.conv1d.default: _channel_convolution,
     matte.choose_tokens.default: _choose,
     matte.gather_tokens.default: _gather,
