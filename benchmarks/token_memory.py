@@ -3,11 +3,12 @@
     python benchmarks/token_memory.py
     python benchmarks/token_memory.py --sizes 1024x1024 1536x1536 --rows eager sdpa mematte
 
-Each row is one image, laid out pixel by pixel as `run` does, through one program, on one thread, in a process of its own. Weights are drawn from a seed, so
-mattes mean nothing; routers send every token to attention, so that the limit, a quarter of the tokens, decides. Rows
-below `sdpa` have a tiled decoder, whose memory would hide theirs. Peak memory is all that the process held at most while
-it computed, libraries and weights among it; what it held before is kept beside, and so is what the program's graph
-says of activations. A row that might need more than 70 % of the memory that is available is not run.
+Each row is one image, laid out pixel by pixel as `run` lays it out, through one program, on one thread, in a process of
+its own. Weights are drawn from a seed, so mattes mean nothing; routers send every token to attention, so that the limit,
+a quarter of the tokens, decides. Rows below `sdpa` have a tiled decoder, whose memory would hide theirs. Peak memory is
+all that the process held at most while it computed, libraries and weights among it; what it held before is kept beside,
+and so is what the program's graph says of activations. A row that might need more than 70 % of the memory that is
+available is not run.
 
 A row's runs are a JSON file in the folder --work: the same command goes on after a stop, with --runs until each row has
 as many, and docs/token-memory.md is written anew from all that the folder holds whenever a row is measured.
