@@ -40,11 +40,17 @@ class RoutedAttentionConfig:
 
 
 class TokenChoice(nn.Module):
-    """Which tokens attend, drawn by Gumbel-softmax in training: what those see who hook this module."""
+    """Which tokens attend, drawn by Gumbel-softmax in training: what those see who hook this module.
+
+    noise: factor, above 0, of what Gumbel-softmax adds to the scores; MEMatte has 1, and close to 0 training chooses as
+        inference does.
+    """
+
+    noise: float = 1.0
 
     def forward(self, scores: Tensor) -> Tensor:
-        """(N,H,W,2) to (N,H,W,1) of ones and zeros, with a gradient as if they were soft."""
-        return F.gumbel_softmax(scores, hard=True)[..., :1]
+        """(N,H,W,2) to (N,H,W,1) of ones and zeros, with a gradient as if they were softmax(scores + noise * g)."""
+        return F.gumbel_softmax(scores / self.noise, tau=1 / self.noise, hard=True)[..., :1]
 
 
 class RoutedAttention(nn.Module):

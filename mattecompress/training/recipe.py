@@ -25,11 +25,18 @@ class Routing:
 
     distillation: weight of the distance to the teacher's features.
     compression: weight of the distance of the routed share to `share`.
+    noisy: share of a stage in which routers draw with the whole noise of Gumbel-softmax; after it the noise falls to
+        none at the stage's end, so that training chooses in the end as inference does.
     """
 
     distillation: float = 1.0
     compression: float = 1.0
     share: float = 0.25
+    noisy: float = 1.0
+
+    def noise(self, done: float) -> float:
+        """Factor of the noise where that share of a stage is done, of which a step is left."""
+        return min(1.0, (1 - done) / (1 - self.noisy)) if self.noisy < 1 else 1.0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class TrimapAnswer(NamedTuple):
     alpha: (N,1,H,W), float32 in 0..1.
     features: of its encoder, (N,C,h,w). taught: the same of a teacher that it carries with it.
     share: of all tokens those that attend, the mean over its routers, a scalar; in training with a gradient.
-    expected: the share that would attend if it were drawn as in training, a scalar; not in training.
+    expected: the share that would attend if it were drawn as in the last step of training, a scalar; not in training.
     """
 
     alpha: Tensor
@@ -36,11 +36,19 @@ class TrimapNetwork(ABC):
         self.module = module
         self._shares: list[Tensor] = []
         self._expected: list[Tensor] = []
+        self._noise = 1.0
+        self._choices = [part for part in module.modules() if isinstance(part, TokenChoice)]
+        for choice in self._choices:
+            choice.register_forward_hook(self._see_choice)
         for part in module.modules():
-            if isinstance(part, TokenChoice):
-                part.register_forward_hook(self._see_choice)
-            elif isinstance(part, TokenRouter):
+            if isinstance(part, TokenRouter):
                 part.register_forward_hook(self._see_scores)
+
+    def draw_with(self, noise: float) -> None:
+        """Let routers draw, in training, with that factor of noise, as of `TokenChoice`."""
+        self._noise = noise
+        for choice in self._choices:
+            choice.noise = noise
 
     def answer(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer:
         """The matte of (N,3,H,W) and (N,1,H,W), and what else a loss may weigh."""
@@ -61,7 +69,8 @@ class TrimapNetwork(ABC):
     def _see_scores(self, module: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
         if not module.training:
             self._shares.append((scores[..., 0] > scores[..., 1]).float().mean())
-            self._expected.append(scores[..., 0].float().exp().mean())
+            margin = (scores[..., 0] - scores[..., 1]).float()
+            self._expected.append(torch.sigmoid(margin / self._noise).mean())
 
 
 class ViTMatteNetwork(TrimapNetwork):

@@ -38,6 +38,8 @@ class TrimapObjective:
             TrainingError: the network routes nothing, or has no teacher, for a stage that weighs that.
         """
         frames, alpha, trimap = self._pictures("matting", stage, step)
+        if stage.routing:
+            self.network.draw_with(stage.routing.noise(self.recipe.locate(step)[1] / stage.steps))
         with self._seeded(step), stage.precision(self.source.device):
             answer = self.network.answer(frames, trimap)
             taught = (

@@ -37,7 +37,7 @@ TRIMAP_RECIPES = {
     ),
     "mematte-small": Recipe(
         model="mematte-tiny",
-        stages=(replace(SMALL, routing=Routing(distillation=10.0, compression=60.0)),),
+        stages=(replace(SMALL, routing=Routing(distillation=10.0, compression=60.0, noisy=0.5)),),
         warmup=50,
         weight_decay=0.1,
         clip_norm=1.0,

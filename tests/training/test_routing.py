@@ -185,6 +185,24 @@ def test_paper_lengths() -> None:
     }
 
 
+def test_noise_falls_in_the_last_part_of_a_stage() -> None:
+    falling = Routing(noisy=0.5)
+    assert [falling.noise(done) for done in (0.0, 0.5, 0.75)] == [1.0, 1.0, 0.5]
+    assert 0 < falling.noise(399 / 400) < 0.01
+    assert {Routing().noise(done) for done in (0.0, 0.5, 0.999)} == {1.0}
+
+
+def test_without_noise_the_draw_is_what_inference_decides() -> None:
+    choice, scores = TokenChoice(), torch.randn(2, 7, 9, 2).log_softmax(-1).requires_grad_()
+    choice.noise = 1e-3
+    drawn = choice(scores)
+    sure = (scores[..., 0] - scores[..., 1]).abs() > 0.05
+    assert torch.equal(drawn[..., 0][sure], (scores[..., 0] > scores[..., 1]).float()[sure])
+    (gradient,) = torch.autograd.grad(drawn.sum(), scores)
+    soft = scores.detach().exp()[..., 0]
+    torch.testing.assert_close(gradient[..., 0], soft * (1 - soft), atol=1e-2, rtol=0)
+
+
 @pytest.mark.slow
 def test_the_drawn_share_goes_to_its_target_while_the_loss_falls() -> None:
     """`mematte-small` on smaller pictures, with a teacher of random weights."""
@@ -202,4 +220,5 @@ def test_the_drawn_share_goes_to_its_target_while_the_loss_falls() -> None:
     routers, last = len(shares) // stage.steps, 20
     assert mean(shares[: 2 * routers]) > 0.4
     assert abs(mean(shares[-last * routers :]) - 0.25) < 0.05
+    assert abs(run.objective.measure(FEW)["routed_share"] - 0.25) < 0.05
     assert mean(run.state.losses[-last:]) < 0.7 * mean(run.state.losses[:last])
