@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mattecompress import ops
+from mattecompress.backends.onnx import Onnx
 from mattecompress.backends.tvm.backend import Freestanding
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.importer import tokens
 from mattecompress.backends.tvm.importer.layout import matching_groups
 from mattecompress.backends.tvm.importer.program import supports
 from mattecompress.backends.tvm.schedule import rules_used
+from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from tests.backends.tvm.nets import HOST, Net, PairNet, compiled, largest_difference, program_of
@@ -238,6 +240,22 @@ def test_a_transformer(pipeline, size):
         inputs = random_inputs(program, batch=2)
         found, expected = compiled(program).run(**inputs)["alpha"], whole_answer(whole, margin, inputs)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_transformer_in_integers():
+    """Linear layers and convolutions in 8 bits: every bit as the reference, and as ONNX Runtime."""
+    program = tiny_program((64, 96))
+    seen = random_inputs(program, batch=1)
+    quantized = parse_pipeline("sdpa,linear-to-convolution,mse").run(program, Context(clips=[seen]))
+    whole = parse_pipeline("lower").run(quantized)
+    assert not whole.find(torch.ops.aten.linear.default)
+    assert len(whole.find(matte.quantized_conv2d.default)) > 12
+    expected = whole.run(**seen)["alpha"]
+    assert torch.equal(compiled(whole).run(**seen)["alpha"], expected)
+    assert torch.equal(Onnx(verify=False).compile(whole).run(**seen)["alpha"], expected)
+    assert (expected - program.run(**seen)["alpha"]).abs().mean() < 5e-3
 
 
 def whole_answer(program: Program, margin: float, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
