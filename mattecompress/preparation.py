@@ -1,9 +1,12 @@
 """A program made ready for a backend."""
 
+import os
+
 from mattecompress.backends import Artifact, load_backend
 from mattecompress.data.sources import frame_node, frame_size
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.inspection.memory import live_bytes
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.propagation import program_symbols
@@ -13,6 +16,10 @@ LOWERED_ONLY = ("tvm",)
 
 class ResolutionError(UserError):
     """A program's size is open where it must be fixed, or fixed at another one."""
+
+
+class MemoryShortageError(UserError):
+    """A program's values cannot be held by this machine."""
 
 
 def lower(program: Program, strict: bool = False) -> Program:
@@ -72,10 +79,29 @@ def compile_program(
         ResolutionError: the backend needs fixed sizes.
         UnsupportedError: the backend is unknown or cannot compile some node.
         MissingExtraError: the extra that the backend needs is not installed.
+        MemoryShortageError: the backend computes node after node, and more bytes are alive than the machine has.
     """
     kind = load_backend(backend)
     if backend not in LOWERED_ONLY:
+        require_memory(program)
         options = {"threads": threads, "exact": exact, "verify": exact} if backend == "onnx" else {}
         return kind(**options).compile(program)
     require_fixed_size(program)
     return kind(target=target, threads=threads).compile(lower(program))
+
+
+def require_memory(program: Program) -> None:
+    """Raise `MemoryShortageError` where activations alive at a node exceed the machine's memory; open sizes pass."""
+    alive = {} if program_symbols(program) else live_bytes(program)
+    node, needed = max(alive.items(), key=lambda pair: pair[1], default=("", 0))
+    if needed > machine_memory():
+        needs, has = (f"{value / 2**30:.1f} GiB" for value in (needed, machine_memory()))
+        raise MemoryShortageError(
+            f"{program.name} has {needs} of values alive at %{node}, this machine {has} of memory: "
+            "capture it at a smaller size, or run sdpa{rows=128} or mematte on it where it attends to whole images"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -75,7 +75,7 @@ def _export(model: nn.Module, signature: Signature, options: dict[str, Any]) -> 
     shapes = [shape for _, shape in signature.inputs]
     symbols = list(dict.fromkeys(s for shape in shapes for size in shape for s in size_symbols(size)))
     examples = dict(zip(symbols, _EXAMPLE_SIZES, strict=False))
-    arguments = tuple(torch.rand([evaluate_size(size, examples) for size in shape]) for shape in shapes)
+    arguments = tuple(_example([evaluate_size(size, examples) for size in shape]) for shape in shapes)
     dims: dict[str, Any] = {symbol: torch.export.Dim(symbol, min=1, max=4096) for symbol in symbols}
     dynamic = tuple(
         {axis: evaluate_size(size, dims) for axis, size in enumerate(shape) if isinstance(size, str)}
@@ -88,6 +88,14 @@ def _export(model: nn.Module, signature: Signature, options: dict[str, Any]) -> 
         )
     except Exception as error:
         raise CaptureError(_blame(error)) from error
+
+
+def _example(sizes: Sequence[int]) -> Tensor:
+    try:
+        return torch.rand(*sizes)
+    except RuntimeError as error:
+        shape = "x".join(map(str, sizes))
+        raise CaptureError(f"an input of {shape} does not fit into memory: give a smaller size") from error
 
 
 def _by_parameter(model: nn.Module, values: Sequence[Any]) -> dict[str, Any]:

@@ -225,3 +225,8 @@ def test_where_a_tensor_lives_is_left_open() -> None:
 
     program = capture(Ramp(), Signature((("x", (2, 4)),), ("y",)), "ramp")
     assert "device" not in print_program(program)
+
+
+def test_an_input_beyond_all_memory_is_refused() -> None:
+    with pytest.raises(CaptureError, match="an input of 1x3x1048576x1048576 does not fit into memory"):
+        capture(nn.Conv2d(3, 1, 3), Signature((("x", (1, 3, 1 << 20, 1 << 20)),), ("y",)), "wide")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mattecompress import container
+from mattecompress import container, preparation
 from mattecompress.data.clips import procedural_clip
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import composite, to_bytes
@@ -178,3 +178,15 @@ def test_a_trimap_goes_with_the_picture(done: Cli, cli: Cli, tmp_path: Path) -> 
     refused = cli(*words)
     assert refused.code == 2 and "takes a trimap with each frame: add --trimap" in refused.err
     done("opt", "joined.mcg", "-p", "canonicalize", "--calibration", "procedural", "--frames", 1)
+
+
+def test_an_image_beyond_all_memory_is_refused(
+    done: Cli, cli: Cli, tiny_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "machine_memory", lambda: 1 << 10)
+    write_frames(tmp_path / "white.png", torch.ones(1, 3, 16, 24))
+    for backend in ("reference", "onnx"):
+        refused = cli("run", tiny_file, "--input", "white.png", "--alpha", "a.png", "--backend", backend)
+        assert refused.code == 2
+        assert "of values alive at %" in refused.err and "this machine 0.0 GiB" in refused.err
+        assert not (tmp_path / "a.png").exists()

@@ -128,6 +128,36 @@ def test_customs_differ_and_known_pixels_are_kept() -> None:
         assert (kept[trimap == value] == value).all() and (plain[trimap == value] != value).all()
 
 
+def _one_unknown(trimap: Tensor) -> Tensor:
+    trimap = trimap.round()
+    trimap[..., 17, 33] = 0.5
+    return trimap
+
+
+TRIMAPS = {
+    "all background": torch.zeros_like,
+    "all foreground": torch.ones_like,
+    "all unknown": lambda trimap: torch.full_like(trimap, 0.5),
+    "one unknown": _one_unknown,
+}
+
+
+@pytest.mark.parametrize("kind", TRIMAPS)
+@pytest.mark.parametrize("shape", [(33, 47), (64, 96)])
+@torch.no_grad()
+def test_any_trimap_at_any_size(kind: str, shape: tuple[int, int]) -> None:
+    image, trimap = (value.float() for value in whole_case(shape))
+    trimap = TRIMAPS[kind](trimap)
+    network, other = tiny_vit(), tiny_vit(keep_known=True)
+    plain, kept = network(image, trimap), other(image, trimap)
+    assert plain.shape == trimap.shape and ((plain >= 0) & (plain <= 1)).all()
+    assert torch.equal(kept, torch.where(trimap == 0.5, plain, trimap))
+    for pipeline in ("canonicalize", "sdpa{rows=32}"):
+        program = parse_pipeline(pipeline).run(capture(other, trimap_signature(shape), "tiny"))
+        found = program.run(image=image, trimap=trimap)["alpha"]
+        torch.testing.assert_close(found, kept, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [2, pytest.param("n", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_captured_for_several_images(batch: int | str) -> None:
