@@ -44,8 +44,9 @@ from results import say, write_json
 MODEL = "rvm-mobilenetv3"
 STARTS = {
     "mse": None,
-    "brecq": "mse",
-    "qdrop": "mse",
+    "mse equalized": None,
+    "brecq": "mse equalized",
+    "qdrop": "mse equalized",
     "qdrop+GAC": "qdrop",
     "qdrop+GAC by channel": "qdrop",
     "ptq4vm": "qdrop",
@@ -59,6 +60,7 @@ def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None
     both = (bits.weight_bits, bits.activation_bits)
     made: dict[str, NamedPipeline] = {
         "mse": Mse(*both),
+        "mse equalized": Mse(*both, equalize=recipe == "fast"),
         "brecq": Brecq(*both, recipe, iterations),
         "qdrop": Qdrop(*both, recipe, iterations),
         "qdrop+GAC": Ptq4vm(*both, recipe, iterations, epochs),

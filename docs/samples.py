@@ -162,6 +162,7 @@ SAMPLES = {
         Sample("calibrate-mask", Matting, MASKED.replace("]}", "] rule=residual}")),
         Sample("canonicalize", Idle),
         Sample("cast-half", before="fold-batch-norm"),
+        Sample("equalize-channels", before="fold-batch-norm"),
         Sample("evolve-encoder{encoder=encoder stem=8 groups=[8-16-8/2] widening=[16]}", Matting),
         Sample("expand-modules", before="insert-elastic-shortcuts{exclude-first=false}"),
         Sample("fold-batch-norm"),

@@ -78,35 +78,20 @@ class _Observer(fx.Interpreter):
 
 
 @torch.no_grad()
-def observe(
+def watch(
     program: Program,
-    names: Iterable[str],
     clips: Sequence[Clip],
-    seed: int = 0,
+    take: Callable[[str, Tensor], None],
     progress: Progress = lambda done, total, what: None,
-) -> dict[str, Observation]:
-    """Run every clip frame by frame, states carried from zero within a clip, and watch the nodes called `names`.
+) -> None:
+    """Run every clip frame by frame, states carried from zero within a clip, and show `take` what each node yields.
 
     clips: as `Feed` takes them; a program of open sizes takes the clips' sizes.
-    seed: decides which values are kept.
 
     Raises:
-        CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
+        CalibrationError: no clips, clips that do not fit, or `take` raised FloatingPointError.
     """
-    feed = Feed(program, clips)
-    seen = {name: Observation() for name in names}
-    generator = torch.Generator().manual_seed(seed)
-    total = len(feed.places)
-    share = -(-SAMPLES // total)
-
-    def take(name: str, value: Tensor) -> None:
-        if name in seen:
-            try:
-                seen[name].add(value, share, generator)
-            except FloatingPointError as error:
-                raise FloatingPointError(f"%{name} holds {error}") from error
-
-    run = _Observer(program, take)
+    feed, run = Feed(program, clips), _Observer(program, take)
     states: dict[str, Tensor] = {}
     for done, (clip, index) in enumerate(feed.places, start=1):
         states = feed.zeros(clip) if index == 0 else states
@@ -116,8 +101,43 @@ def observe(
             place = f"frame {index + 1} of clip {clip + 1}"
             raise CalibrationError(f"{error} on {place}: check the clips and the weights") from error
         states = {pair.input: outputs[pair.output] for pair in program.states}
-        progress(done, total, "calibrate")
+        progress(done, len(feed.places), "calibrate")
+
+
+def observe(
+    program: Program,
+    names: Iterable[str],
+    clips: Sequence[Clip],
+    seed: int = 0,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, Observation]:
+    """What the nodes called `names` yield on the clips, as `watch` runs them.
+
+    seed: decides which values are kept.
+
+    Raises:
+        CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
+    """
+    seen = {name: Observation() for name in names}
+    generator = torch.Generator().manual_seed(seed)
+    share = -(-SAMPLES // len(Feed(program, clips).places))
+
+    def take(name: str, value: Tensor) -> None:
+        if name in seen:
+            try:
+                seen[name].add(value, share, generator)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"%{name} holds {error}") from error
+
+    watch(program, clips, take, progress)
     return seen
+
+
+def _rounded(values: Tensor, scale: Tensor, zero_point: Tensor, config: QuantizerConfig) -> Tensor:
+    """Each row, with its own scale and zero point."""
+    scale, zero_point = scale.unsqueeze(1), zero_point.unsqueeze(1)
+    codes = (values / scale).round_().add_(zero_point).clamp_(config.low, config.high)
+    return codes.sub_(zero_point).mul_(scale)
 
 
 class _Search:
@@ -131,9 +151,7 @@ class _Search:
 
     def rate(self, below: Tensor, above: Tensor) -> Tensor:
         affine = self.config.affine(self.low * below, self.high * above)
-        scale, zero_point = (part.unsqueeze(1) for part in affine)
-        codes = (self.values / scale).round_().add_(zero_point).clamp_(self.config.low, self.config.high)
-        error = codes.sub_(zero_point).mul_(scale).sub_(self.values).div_(self.peak.unsqueeze(1))
+        error = _rounded(self.values, *affine, self.config).sub_(self.values).div_(self.peak.unsqueeze(1))
         return error.abs_().pow_(POWER).mean(1)
 
     def offer(self, below: Tensor, above: Tensor, rows: Tensor) -> None:
@@ -172,6 +190,12 @@ def search_range(values: Tensor, low: Tensor, high: Tensor, config: QuantizerCon
             search.sweep(True, False, two_sided)
             search.sweep(False, True, two_sided)
     return search.low * search.below, search.high * search.above
+
+
+@torch.no_grad()
+def fitted(values: Tensor, low: Tensor, high: Tensor, config: QuantizerConfig) -> Tensor:
+    """Each row as a quantizer of its own rounds it, with the range of least score; arguments as of `search_range`."""
+    return _rounded(values, *config.affine(*search_range(values, low, high, config)), config)
 
 
 def fit_weights(quantizer: FakeQuantize, weight: Tensor, method: RangeMethod) -> None:

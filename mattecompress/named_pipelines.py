@@ -19,15 +19,20 @@ class NamedPipeline(Protocol):
 
 @dataclass(frozen=True)
 class Mse:
-    """Round-to-nearest quantization with ranges of least squared error: PTQ4VM Table 1, row "MSE"."""
+    """Round-to-nearest quantization with ranges of least squared error: PTQ4VM Table 1, row "MSE".
+
+    equalize: bring channels to like sizes before, our addition.
+    """
 
     weights: int = 8
     activations: int = 8
+    equalize: bool = False
 
     def passes(self) -> str:
         """Fold, partition, quantize."""
-        bits = f"weights={self.weights} activations={self.activations}"
-        return f"canonicalize,fold-batch-norm,partition-blocks,quantize{{{bits}}}"
+        bits = f"{{weights={self.weights} activations={self.activations}}}"
+        equalized = f"equalize-channels{bits}," if self.equalize else ""
+        return f"canonicalize,fold-batch-norm,partition-blocks,{equalized}quantize{bits}"
 
 
 Rule = Literal["support_residual", "residual", "xor"]
@@ -47,7 +52,7 @@ AFFINE_EPOCHS = {"fast": 10, "paper": 55}
 class _Reconstruction:
     """Quantization, then rounding learned block by block.
 
-    recipe: fast, which is ours, or the paper's iterations, batch and rates.
+    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
     """
 
@@ -59,11 +64,11 @@ class _Reconstruction:
     iterations: int | None = None
 
     def passes(self) -> str:
-        """As `mse`, then reconstruct."""
+        """As `mse`, with channels equalized in the fast recipe, then reconstruct."""
         options = RECONSTRUCTION[self.recipe].format(
             iterations=self.iterations or ITERATIONS[self.recipe], scale_rate=self.scale_rate
         )
-        quantized = Mse(self.weights, self.activations).passes()
+        quantized = Mse(self.weights, self.activations, equalize=self.recipe == "fast").passes()
         return f"{quantized},reconstruct-blocks{{method={self.method} {options}}}"
 
 
@@ -71,7 +76,7 @@ class _Reconstruction:
 class Brecq(_Reconstruction):
     """Rounding learned block by block, then activation scales: PTQ4VM Table 1, row "BRECQ".
 
-    recipe: fast, which is ours, or the paper's iterations, batch and rates.
+    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
     """
 
@@ -83,7 +88,7 @@ class Brecq(_Reconstruction):
 class Qdrop(_Reconstruction):
     """Rounding and activation scales learned together, block by block, with drops: PTQ4VM Table 1, row "QDrop".
 
-    recipe: fast, which is ours, or the paper's iterations, batch and rates.
+    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
     """
 
@@ -97,7 +102,7 @@ class Ptq4vm(Qdrop):
 
     Unlike the published code, activations have zero points and the last convolution's output is not quantized.
 
-    recipe: fast, which is ours, or the paper's iterations, epochs, batch and rates.
+    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, epochs, batch and rates.
     iterations, epochs: of the two stages; none means the recipe's.
     flow: none, raft, or dis, which stands in for RAFT and needs the extra `flow`.
     flow_checkpoint: weights of RAFT or RAFT-small, under the authors' names, for flow=raft.

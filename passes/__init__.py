@@ -8,6 +8,7 @@ PASSES = {
     "calibrate-mask": "calibrate_mask:CalibrateMask",
     "canonicalize": "canonicalize:Canonicalize",
     "cast-half": "cast_half:CastHalf",
+    "equalize-channels": "equalize_channels:EqualizeChannels",
     "evolve-encoder": "evolve_encoder:EvolveEncoder",
     "expand-modules": "expand_modules:ExpandModules",
     "fold-batch-norm": "fold_batch_norm:FoldBatchNorm",

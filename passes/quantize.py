@@ -77,7 +77,7 @@ class Quantize(Pass):
             FoldBatchNorm().ensures(program)
         except PreconditionError as error:
             raise PreconditionError(f"{error}: run fold-batch-norm before quantize") from error
-        labels = {label for node in program.find(conv2d) for label in _labels(program, node)}
+        labels = {label for node in program.find(conv2d) for label in labels_of(program, node)}
         for pattern in self.exclude:
             matched = pattern == REFINER or matches_any(pattern, labels)
             expect(matched, f"exclude pattern '{pattern}' matches no convolution{nearest(pattern, labels)}")
@@ -121,14 +121,14 @@ class Quantize(Pass):
         for node in nodes:
             if quantizer_of(program, node.args[WEIGHT]) is None and self._obstacle(program, node) is None:
                 bits = self.first if node is nodes[0] else self.last if node is nodes[-1] else None
-                rule = last_match(self._rules(), _labels(program, node))
+                rule = last_match(self._rules(), labels_of(program, node))
                 usual = Precision(bits or self.weights, bits or self.activations)
                 sites[node] = rule.applied(usual) if rule else usual
         return sites
 
     def _obstacle(self, program: Program, node: fx.Node) -> str | None:
         """Why a convolution must stay float."""
-        weight, labels = node.args[WEIGHT], _labels(program, node)
+        weight, labels = node.args[WEIGHT], labels_of(program, node)
         if any(matches_any(pattern, labels) for pattern in self.exclude):
             return "excluded"
         rule = last_match(self._rules(), labels)
@@ -154,7 +154,7 @@ def layer_path(node: fx.Node) -> str:
     return str(weight.target).rpartition(".")[0] or node.name
 
 
-def _labels(program: Program, node: fx.Node) -> list[str]:
+def labels_of(program: Program, node: fx.Node) -> list[str]:
     """What a pattern may name a convolution by: its path, and its region where it has one."""
     region = program.facts(node).region
     return [layer_path(node), region] if region else [layer_path(node)]
