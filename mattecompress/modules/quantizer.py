@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mattecompress.options import OptionError
 
 SMALLEST_SCALE = 1e-8
+Bound = int | Tensor
 BITS = range(2, 9)
 
 
@@ -68,25 +69,51 @@ class QuantizerConfig:
 
 
 class _FakeQuantize(torch.autograd.Function):
+    """x_hat where `chosen` is 1, x where it is 0; x_hat everywhere without it. `low` and `high` bound round(x / s)."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-        ratio = x / scale
-        shifted = ratio.round().add_(zero_point)
-        steps = shifted.clamp(low, high)
-        inside = (steps == shifted).to(x.dtype)
-        steps -= zero_point
-        ctx.high, ctx.shape = high, scale.shape
-        ctx.save_for_backward(inside, torch.addcmul(steps, ratio, inside, value=-1))
-        return steps * scale
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: Bound, high: Bound, codes: int, chosen: Tensor | None
+    ) -> Tensor:
+        steps = (x / scale).round_()
+        if chosen is not None:
+            steps *= chosen
+        result = _clamp(steps, low, high).mul_(scale)
+        if chosen is not None:
+            result = torch.lerp(x, result, chosen)
+        ctx.bounds, ctx.codes = (low, high), codes
+        ctx.save_for_backward(x, scale, result, steps)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        inside, by_scale = ctx.saved_tensors
-        to_x = gradient * inside if ctx.needs_input_grad[0] else None
-        shared = gradient.numel() / math.prod(ctx.shape)
-        to_scale = (gradient * by_scale).sum_to_size(ctx.shape) / math.sqrt(shared * ctx.high)
-        return to_x, to_scale, None, None, None
+        x, scale, result, steps = ctx.saved_tensors
+        inside = _inside(gradient, steps, *ctx.bounds)
+        to_scale = None
+        if ctx.needs_input_grad[1]:
+            products = _dot(inside, result - x, scale) + _dot(gradient - inside, result, scale)
+            to_scale = products / scale / math.sqrt(x.numel() / scale.numel() * ctx.codes)
+        return inside, to_scale, None, None, None, None
+
+
+def _clamp(steps: Tensor, low: Bound, high: Bound) -> Tensor:
+    return torch.clamp(steps, low, high)  # type: ignore[arg-type]
+
+
+def _inside(gradient: Tensor, steps: Tensor, low: Bound, high: Bound) -> Tensor:
+    """The gradient where the steps lie within both bounds, else 0."""
+    if isinstance(low, Tensor):
+        return gradient * (_clamp(steps, low, high) == steps)
+    passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, steps, low - 0.5, high + 0.5)
+    return passed
+
+
+def _dot(one: Tensor, other: Tensor, like: Tensor) -> Tensor:
+    """The sum of products, in the shape of `like`."""
+    if like.ndim:
+        return (one * other).sum_to_size(like.shape)
+    return torch.dot(one.flatten(), other.flatten())
 
 
 class FakeQuantize(nn.Module):
@@ -106,13 +133,32 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x_hat, of the shape of `x`; equal to dequantizing `codes(x)`, bit for bit."""
-        scale, zero_point = self.affine(x.ndim)
-        low, high = self.config.low, self.config.high
-        if not torch.is_grad_enabled():
-            return (x / scale).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(scale)
-        result: Tensor = _FakeQuantize.apply(x, scale, zero_point, low, high)  # type: ignore[no-untyped-call]
+        """x_hat, of the shape of `x`; equal to dequantizing `codes(x)`."""
+        if torch.is_grad_enabled():
+            return self._learnable(x, None)
+        scale, low, high = self._limits(x.ndim)
+        return _clamp((x / scale).round_(), low, high).mul_(scale)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """What `forward` yields, for a tensor without data."""
+        return torch.empty_like(x)
+
+    def partly(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """x_hat where `chosen`, of the shape and type of `x`, is 1, and x where it is 0."""
+        return self._learnable(x, chosen)
+
+    def _learnable(self, x: Tensor, chosen: Tensor | None) -> Tensor:
+        limits = self._limits(x.ndim)
+        result: Tensor = _FakeQuantize.apply(x, *limits, self.config.high, chosen)  # type: ignore[no-untyped-call]
         return result
+
+    def _limits(self, axes: int) -> tuple[Tensor, Bound, Bound]:
+        """The scale, shaped to meet a tensor of so many axes, and the least and greatest round(x / s) that has a code."""
+        scale, zero_point = self.affine(axes)
+        if self.config.channels is None:
+            zero = int(self.zero_point)
+            return scale, self.config.low - zero, self.config.high - zero
+        return scale, (self.config.low - zero_point).to(scale), (self.config.high - zero_point).to(scale)
 
     def codes(self, x: Tensor) -> Tensor:
         """q, of the shape of `x`: int8 where signed, else uint8; of unsigned ones `matte::quantize` is the same."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mattecompress.modules.quantizer import FakeQuantize
@@ -17,7 +18,7 @@ from mattecompress.program import Program
 from mattecompress.reconstruction.forms import Form, replacement
 from mattecompress.reconstruction.patience import Patience
 from mattecompress.reconstruction.rounding import LearnedRounding, beta_at
-from mattecompress.reconstruction.samples import Batch, Inputs, Samples, joined, takes_batches
+from mattecompress.reconstruction.samples import Batch, Inputs, Samples, drawn, joined, takes_batches
 from mattecompress.reconstruction.store import Value
 from mattecompress.reconstruction.units import Unit, reads_weight, unit_module
 
@@ -52,16 +53,15 @@ class Stage:
 class _SometimesQuantized(nn.Module):
     """While it learns, leaves each element as it is, unless it is drawn."""
 
-    def __init__(self, quantizer: nn.Module, keep: float, generator: torch.Generator) -> None:
+    def __init__(self, quantizer: FakeQuantize, keep: float, generator: torch.Generator) -> None:
         super().__init__()
         self.quantizer, self.keep, self.generator = quantizer, keep, generator
 
     def forward(self, x: Tensor) -> Tensor:
-        quantized: Tensor = self.quantizer(x)
         if not self.training:
+            quantized: Tensor = self.quantizer(x)
             return quantized
-        chosen = torch.rand(x.shape, generator=self.generator).lt_(self.keep)
-        return torch.lerp(x, quantized, chosen)
+        return self.quantizer.partly(x, drawn(x.shape, self.keep, self.generator))
 
 
 class Learner:
@@ -150,9 +150,17 @@ class Learner:
         total = torch.zeros(())
         for found, target in zip(outputs, targets, strict=True):
             if isinstance(found, Tensor) and isinstance(target, Tensor) and found.is_floating_point():
-                distance = (found - target).abs().pow(self.stage.power)
-                total = total + (distance.sum(1) if distance.ndim > 1 else distance).mean()
+                total = (
+                    total
+                    + self._total(found, target) * (found.shape[1] if found.ndim > 1 else 1) / found.numel()
+                )
         return total
+
+    def _total(self, found: Tensor, target: Tensor) -> Tensor:
+        """Sum of |y - y*|^p."""
+        if self.stage.power == 2:
+            return F.mse_loss(found, target, reduction="sum")
+        return (found - target).abs().pow(self.stage.power).sum()
 
     def _penalty(self, step: int) -> Tensor:
         beta = beta_at(step, self.stage.iterations, self.stage.warm_up)
@@ -165,10 +173,8 @@ class Learner:
         if node in self.roundings:
             return self.roundings[node]
         quantizer = self.program.module(node)
-        drawn = (
-            self.stage.inputs == "mixed" and isinstance(quantizer, FakeQuantize) and not reads_weight(node)
-        )
-        if drawn:
+        mixed = self.stage.inputs == "mixed" and not reads_weight(node)
+        if mixed and isinstance(quantizer, FakeQuantize):
             return _SometimesQuantized(quantizer, self.stage.keep, self.samples.generator)
         return replacement(self.stage.form, self.program)(node)
 

@@ -123,6 +123,21 @@ def test_gradient_of_scales_is_per_channel() -> None:
         torch.testing.assert_close(together.scale.grad[channel], alone.scale.grad)
 
 
+@given(seeds, bits, st.data())
+def test_partly_quantized_is_a_mixture(seed: int, bits: int, data: st.DataObject) -> None:
+    """Values and gradients are those of the elements that are chosen, and of x where none is."""
+    module = quantizer(QuantizerConfig(bits), 0.1, data.draw(st.integers(0, 2**bits - 1)))
+    x = values(seed, 0.1).requires_grad_()
+    chosen = (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + 1))
+    mixed, plain = module.partly(x, chosen), torch.where(chosen == 1, module(x), x)
+    assert torch.equal(mixed, plain)
+    found = torch.autograd.grad(mixed, (x, module.scale), gradient)
+    expected = torch.autograd.grad(plain, (x, module.scale), gradient)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
 def test_scale_cannot_reach_zero() -> None:
     x = torch.tensor([0.4, 1.6])
     assert torch.equal(quantizer(QuantizerConfig(4), -0.5)(x), quantizer(QuantizerConfig(4), 0.5)(x))
