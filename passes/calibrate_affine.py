@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mattecompress.evaluation import alpha_name
 from mattecompress.feed import CalibrationError, Feed, check_finite
+from mattecompress.memory import freed_memory_kept
 from mattecompress.models.raft import load_raft
 from mattecompress.optical_flow import dis_flow, raft_flow
 from mattecompress.options import OptionError
@@ -96,7 +97,8 @@ class CalibrateAffine(Pass):
         learned = Learned(program, self.apply_to, self.numbers)
         schedule = Schedule(self.epochs, self.batch, self.rate, self.flow_weight, context.seed)
         work = EndToEnd(learned, pieces, schedule, Checkpoints(context.folder, self.name, identity))
-        before, after = work.learn(context.progress)
+        with freed_memory_kept():
+            before, after = work.learn(context.progress)
         if not after < before:
             return None
         learned.absorb(program)

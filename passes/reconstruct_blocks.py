@@ -21,6 +21,7 @@ from torch import fx, nn
 
 from mattecompress.calibration import fit_activations, observe
 from mattecompress.feed import Feed
+from mattecompress.memory import freed_memory_kept
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
 from mattecompress.passes.quantize import free_path
@@ -119,13 +120,14 @@ class ReconstructBlocks(Pass):
         counts = [sum(learnable(program, unit, stage) for unit in units) for stage in stages]
         work = [count * stage.iterations for count, stage in zip(counts, stages, strict=True)]
         outcomes: list[Outcome] = []
-        for number, stage in enumerate(stages):
-            if number:
-                _refit_activations(program, context)
-            outcomes += walk.run(stage, sum(work[:number]), sum(work))
-            if stage.rounding_rate:
-                for unit in units:
-                    round_to_nearest(program, unit)
+        with freed_memory_kept():
+            for number, stage in enumerate(stages):
+                if number:
+                    _refit_activations(program, context)
+                outcomes += walk.run(stage, sum(work[:number]), sum(work))
+                if stage.rounding_rate:
+                    for unit in units:
+                        round_to_nearest(program, unit)
         return self._describe(outcomes)
 
     def _stages(self) -> list[Stage]:
