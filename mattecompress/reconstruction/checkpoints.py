@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mattecompress.text import digest, print_program
 
 
 class CheckpointError(UserError):
-    """A checkpoint is damaged."""
+    """A checkpoint is damaged, or of another form."""
 
 
 class Checkpoints:
@@ -53,6 +54,20 @@ class Checkpoints:
                 return {key: file.get_tensor(key) for key in file.keys()}, record  # noqa: SIM118
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{path}: damaged ({error}); remove it to learn that part again") from error
+
+    @contextmanager
+    def taking(self, name: str) -> Iterator[None]:
+        """Within it, what was loaded is taken over.
+
+        Raises:
+            CheckpointError: it lacks a value, or has one of another shape.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self._path(name)}: of another form, by another version ({error}); remove it to learn that part again"
+            ) from error
 
     def scratch(self, otherwise: Path) -> Path:
         """An empty folder for values that need not outlive the work.

@@ -122,7 +122,7 @@ class EndToEnd:
         """Take all steps, or those that are left, and go back to the epoch of least loss; the loss before, and there.
 
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: the checkpoint is damaged or of another form.
             CalibrationError: a loss is not finite.
         """
         generator = torch.Generator().manual_seed(self.schedule.seed)
@@ -201,9 +201,10 @@ class EndToEnd:
         if found is None:
             return 0
         tensors, record = found
-        for name, value in self.parameters.items():
-            value.copy_(tensors[name])
-            self.optimizer.state[value] = {moment: tensors[f"{name}/{moment}"] for moment in MOMENTS}
-        self.best = {name: tensors[f"{name}/best"] for name in self.parameters}
-        self.losses = list(record["losses"])
-        return int(record["done"])
+        with self.checkpoints.taking("epochs"):
+            for name, value in self.parameters.items():
+                value.copy_(tensors[name])
+                self.optimizer.state[value] = {moment: tensors[f"{name}/{moment}"] for moment in MOMENTS}
+            self.best = {name: tensors[f"{name}/best"] for name in self.parameters}
+            self.losses = list(record["losses"])
+            return int(record["done"])

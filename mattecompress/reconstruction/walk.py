@@ -66,7 +66,7 @@ class Walk:
 
         Raises:
             CalibrationError: a value is not finite.
-            CheckpointError: a checkpoint is damaged.
+            CheckpointError: a checkpoint is damaged or of another form.
         """
         outcomes = []
         with tempfile.TemporaryDirectory() as temporary:
@@ -103,9 +103,11 @@ class Walk:
             return None
         tensors, record = found
         unit = rounded.units[position]
-        _write(tensors, _tensors(self.program, unit))
+        with self.checkpoints.taking(_file(stage, position)):
+            outcome = Outcome(**record)
+            _write(tensors, _tensors(self.program, unit))
         rounded.run(unit)
-        return Outcome(**record)
+        return outcome
 
     def _learned(
         self, stage: Stage, position: int, exact: Prefix, rounded: Prefix, tell: Callable[[int], None]

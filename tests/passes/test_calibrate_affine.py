@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mattecompress.calibration import CalibrationError
@@ -289,3 +290,16 @@ def test_refuses(network: Program) -> None:
     for options in ({"epochs": 0}, {"batch": 0}, {"frames": 0}, {"rate": 0.0}, {"flow_weight": -1.0}):
         with pytest.raises(OptionError):
             CalibrateAffine(**options)
+
+
+@pytest.mark.parametrize("lacks", ["tensors", "record"])
+def test_refuses_a_checkpoint_of_another_form(
+    lacks: str, quantized: Program, context: Context, tmp_path: Path
+) -> None:
+    step, kept = CalibrateAffine(epochs=1), replace(context, folder=tmp_path)
+    step(quantized, kept)
+    (path,) = tmp_path.rglob("*.safetensors")
+    tensors = {name: value for name, value in load_file(path).items() if not name.endswith("/best")}
+    save_file(tensors if lacks == "tensors" else load_file(path), path, {"record": '{"done": 1}'})
+    with pytest.raises(CheckpointError, match="of another form.*remove it to learn that part again"):
+        step(quantized, kept)

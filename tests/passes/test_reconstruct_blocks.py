@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mattecompress.calibration import CalibrationError
@@ -281,3 +283,19 @@ def test_real_rvm_comes_nearer_than_by_ranges_alone(shared_data: Path) -> None:
     )
     assert expected.mean() > 0.05
     assert (learned - expected).abs().mean() < 0.8 * (ranges - expected).abs().mean()
+
+
+@pytest.mark.parametrize("lacks", ["tensors", "record"])
+def test_refuses_a_checkpoint_of_another_form(lacks: str, quantized: Program, tmp_path: Path) -> None:
+    step, context = ReconstructBlocks("qdrop", iterations=2, batch=1), Context(clips=clips(), folder=tmp_path)
+    step(quantized, context)
+    (path,) = tmp_path.rglob("qdrop-0000.safetensors")
+    with safe_open(path, "pt") as file:
+        record = file.metadata()
+    tensors = load_file(path)
+    if lacks == "tensors":
+        save_file(dict([tensors.popitem()]), path, record)
+    else:
+        save_file(tensors, path, {"record": '{"stage": "qdrop"}'})
+    with pytest.raises(CheckpointError, match="of another form.*remove it to learn that part again"):
+        step(quantized, context)
