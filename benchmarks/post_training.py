@@ -63,9 +63,9 @@ def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None
         "mse equalized": Mse(*both, equalize=recipe == "fast"),
         "brecq": Brecq(*both, recipe, iterations),
         "qdrop": Qdrop(*both, recipe, iterations),
-        "qdrop+GAC": Ptq4vm(*both, recipe, iterations, epochs),
-        "qdrop+GAC by channel": Ptq4vm(*both, recipe, iterations, epochs, numbers="channel"),
-        "ptq4vm": Ptq4vm(*both, recipe, iterations, epochs, flow="dis"),
+        "qdrop+GAC": Ptq4vm(*both, recipe, iterations, epochs=epochs),
+        "qdrop+GAC by channel": Ptq4vm(*both, recipe, iterations, epochs=epochs, numbers="channel"),
+        "ptq4vm": Ptq4vm(*both, recipe, iterations, epochs=epochs, flow="dis"),
     }
     return made[method].passes()
 

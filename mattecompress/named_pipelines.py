@@ -46,14 +46,18 @@ RECONSTRUCTION = {
 }
 ITERATIONS = {"fast": 200, "paper": 20000}
 AFFINE_EPOCHS = {"fast": 10, "paper": 55}
+AFFINE_STEP = 0.016
+"""The fast recipe's rate in steps of the coarser quantizer, 2^-bits of its range: values in 8 bits are thrown further than
+their rounding does by a rate that suits those in 4."""
 
 
 @dataclass(frozen=True)
 class _Reconstruction:
     """Quantization, then rounding learned block by block.
 
-    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, batch and rates.
+    recipe: fast, which is ours, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
+    equalize: bring channels to like sizes before, our addition; none means in the fast recipe.
     """
 
     method: ClassVar[str]
@@ -62,13 +66,15 @@ class _Reconstruction:
     activations: int = 8
     recipe: Recipe = "fast"
     iterations: int | None = None
+    equalize: bool | None = None
 
     def passes(self) -> str:
-        """As `mse`, with channels equalized in the fast recipe, then reconstruct."""
+        """As `mse`, then reconstruct."""
         options = RECONSTRUCTION[self.recipe].format(
             iterations=self.iterations or ITERATIONS[self.recipe], scale_rate=self.scale_rate
         )
-        quantized = Mse(self.weights, self.activations, equalize=self.recipe == "fast").passes()
+        equalize = self.recipe == "fast" if self.equalize is None else self.equalize
+        quantized = Mse(self.weights, self.activations, equalize).passes()
         return f"{quantized},reconstruct-blocks{{method={self.method} {options}}}"
 
 
@@ -76,8 +82,9 @@ class _Reconstruction:
 class Brecq(_Reconstruction):
     """Rounding learned block by block, then activation scales: PTQ4VM Table 1, row "BRECQ".
 
-    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, batch and rates.
+    recipe: fast, which is ours, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
+    equalize: bring channels to like sizes before, our addition; none means in the fast recipe.
     """
 
     method: ClassVar[str] = "brecq"
@@ -88,8 +95,9 @@ class Brecq(_Reconstruction):
 class Qdrop(_Reconstruction):
     """Rounding and activation scales learned together, block by block, with drops: PTQ4VM Table 1, row "QDrop".
 
-    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, batch and rates.
+    recipe: fast, which is ours, or the paper's iterations, batch and rates.
     iterations: for each block; none means the recipe's.
+    equalize: bring channels to like sizes before, our addition; none means in the fast recipe.
     """
 
     method: ClassVar[str] = "qdrop"
@@ -102,8 +110,9 @@ class Ptq4vm(Qdrop):
 
     Unlike the published code, activations have zero points and the last convolution's output is not quantized.
 
-    recipe: fast, which is ours and equalizes channels first, or the paper's iterations, epochs, batch and rates.
+    recipe: fast, which is ours, or the paper's iterations, epochs, batch and rates.
     iterations, epochs: of the two stages; none means the recipe's.
+    equalize: bring channels to like sizes before, our addition; none means in the fast recipe.
     flow: none, raft, or dis, which stands in for RAFT and needs the extra `flow`.
     flow_checkpoint: weights of RAFT or RAFT-small, under the authors' names, for flow=raft.
     apply_to: what GAC scales and shifts: each layer's output, as the published code does, or its weights, as in the
@@ -122,7 +131,8 @@ class Ptq4vm(Qdrop):
     def passes(self) -> str:
         """As `qdrop`, then calibrate."""
         epochs = self.epochs or AFFINE_EPOCHS[self.recipe]
-        rate = " rate=0.001" if self.recipe == "fast" else ""
+        steps = 1 << min(self.weights, self.activations)
+        rate = f" rate={AFFINE_STEP / steps:g}" if self.recipe == "fast" else ""
         numbers = "" if self.numbers == "layer" else f" numbers={self.numbers}"
         target = "" if self.target == "truth" else f" target={self.target}"
         weights = (

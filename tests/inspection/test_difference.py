@@ -44,9 +44,9 @@ def summary(difference: Difference) -> str:
 QUICK = ("mse", "rvm-react", "set-resolution{height=64 width=96}", "lower")
 SLOW = (
     "mse,lower",
-    "brecq{iterations=1}",
-    "qdrop{iterations=1}",
-    "ptq4vm{iterations=1 epochs=1}",
+    "brecq{iterations=1 equalize=false}",
+    "qdrop{iterations=1 equalize=false}",
+    "ptq4vm{iterations=1 epochs=1 equalize=false}",
     "rvm-bnn",
     "rvm-dorefa",
     "rvm-recu",

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from mattecompress.equalization import Channels, best_factors, grouped
 from mattecompress.facts import Precision
 from mattecompress.feed import CalibrationError
+from mattecompress.named_pipelines import Mse, Qdrop
 from mattecompress.options import OptionError
 from mattecompress.passes.equalize_channels import EqualizeChannels
 from mattecompress.passes.quantize import Quantize
@@ -175,3 +176,12 @@ def test_refuses_values_that_are_not_finite() -> None:
 def test_refuses_options(options: dict, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         EqualizeChannels(**options)
+
+
+def test_the_fast_recipes_begin_with_it() -> None:
+    with_it = [
+        pipeline.passes() for pipeline in (Mse(equalize=True), Qdrop(), Qdrop(recipe="paper", equalize=True))
+    ]
+    without = [pipeline.passes() for pipeline in (Mse(), Qdrop(recipe="paper"), Qdrop(equalize=False))]
+    assert all("equalize-channels{weights=8 activations=8},quantize" in text for text in with_it)
+    assert not any("equalize-channels" in text for text in without)
