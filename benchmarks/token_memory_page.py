@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -44,13 +45,14 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """The least of all runs: other work on a machine only adds to it."""
-        return min((run.seconds for run in self.runs), default=None)
+        """The median of all runs."""
+        return median(run.seconds for run in self.runs) if self.runs else None
 
     @property
     def noise(self) -> float:
         """By what share of the least seconds the most are longer; 0 for a single run."""
-        return max((run.seconds for run in self.runs), default=1) / (self.seconds or 1) - 1
+        seconds = [run.seconds for run in self.runs]
+        return max(seconds) / min(seconds) - 1 if seconds else 0.0
 
     @property
     def above(self) -> float:
