@@ -49,6 +49,15 @@ class Row:
         return median(run.seconds for run in self.runs) if self.runs else None
 
     @property
+    def duration(self) -> str:
+        """The median of all runs, and between which they lie."""
+        if self.seconds is None:
+            return "not run"
+        seconds = [run.seconds for run in self.runs]
+        between = f" ({min(seconds):.1f} to {max(seconds):.1f})" if len(seconds) > 1 else ""
+        return f"{self.seconds:.1f}{between}"
+
+    @property
     def noise(self) -> float:
         """By what share of the least seconds the most are longer; 0 for a single run."""
         seconds = [run.seconds for run in self.runs]
@@ -95,7 +104,7 @@ def table_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
             _share(row.peak(held), eager and eager.peak(held)),
             f"{row.above:.0f}{'' if row.runs else COMPUTED}",
             _share(row.above, eager and eager.above),
-            f"{row.seconds:.1f}" if row.seconds else "not run",
+            row.duration,
             _share(row.seconds, eager and eager.seconds),
             _share(row.seconds, sdpa and sdpa.seconds),
         )
