@@ -9,7 +9,7 @@ QDrop's two-sided search over every width and zero point.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -104,23 +104,39 @@ def watch(
         progress(done, len(feed.places), "calibrate")
 
 
-def observe(
+class Collects(Protocol):
+    """What is kept of a node's values."""
+
+    def add(self, value: Tensor, count: int, generator: torch.Generator) -> None:
+        """Take in the value on one frame, some `count` elements of it as they are.
+
+        Raises:
+            FloatingPointError: one is not finite.
+        """
+
+
+C = TypeVar("C", bound=Collects)
+
+
+def collect(
+    kind: Callable[[], C],
+    samples: int,
     program: Program,
     names: Iterable[str],
     clips: Sequence[Clip],
-    seed: int = 0,
-    progress: Progress = lambda done, total, what: None,
-) -> dict[str, Observation]:
+    seed: int,
+    progress: Progress,
+) -> dict[str, C]:
     """What the nodes called `names` yield on the clips, as `watch` runs them.
 
-    seed: decides which values are kept.
+    samples: kept of each node, over all frames. seed: decides which.
 
     Raises:
         CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
     """
-    seen = {name: Observation() for name in names}
+    seen = {name: kind() for name in names}
     generator = torch.Generator().manual_seed(seed)
-    share = -(-SAMPLES // len(Feed(program, clips).places))
+    share = -(-samples // len(Feed(program, clips).places))
 
     def take(name: str, value: Tensor) -> None:
         if name in seen:
@@ -131,6 +147,17 @@ def observe(
 
     watch(program, clips, take, progress)
     return seen
+
+
+def observe(
+    program: Program,
+    names: Iterable[str],
+    clips: Sequence[Clip],
+    seed: int = 0,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, Observation]:
+    """Extremes and samples of the nodes called `names`, as of `collect`."""
+    return collect(Observation, SAMPLES, program, names, clips, seed, progress)
 
 
 def _rounded(values: Tensor, scale: Tensor, zero_point: Tensor, config: QuantizerConfig) -> Tensor:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mattecompress.calibration import Progress, fitted, watch
+from mattecompress.calibration import Progress, collect, fitted
 from mattecompress.facts import Precision
-from mattecompress.feed import Clip, Feed
+from mattecompress.feed import Clip
 from mattecompress.modules.quantizer import QuantizerConfig
 from mattecompress.program import Program
 
@@ -66,24 +66,8 @@ class Channels:
 def sample_channels(
     program: Program, names: Iterable[str], clips: Sequence[Clip], seed: int, progress: Progress
 ) -> dict[str, Channels]:
-    """The channels of the nodes called `names` on clips, as `watch` runs them; the seed decides on the places.
-
-    Raises:
-        CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
-    """
-    seen = {name: Channels() for name in names}
-    generator = torch.Generator().manual_seed(seed)
-    share = -(-SAMPLES // len(Feed(program, clips).places))
-
-    def take(name: str, value: Tensor) -> None:
-        if name in seen:
-            try:
-                seen[name].add(value, share, generator)
-            except FloatingPointError as error:
-                raise FloatingPointError(f"%{name} holds {error}") from error
-
-    watch(program, clips, take, progress)
-    return seen
+    """The channels of the nodes called `names` on clips, as of `collect`."""
+    return collect(Channels, SAMPLES, program, names, clips, seed, progress)
 
 
 def grouped(weight: Tensor, groups: int) -> Tensor:
