@@ -78,7 +78,7 @@ def test_brings_other_networks_nearer(kind: type[nn.Module], method: str) -> Non
 
 
 def test_weights_are_rounded_and_the_rest_is_untouched(quantized: Program) -> None:
-    result = ReconstructBlocks("qdrop", iterations=150, **QUICK)(quantized, Context(clips=clips()))
+    result = ReconstructBlocks("qdrop", iterations=400, **QUICK)(quantized, Context(clips=clips()))
     assert "3 blocks, 0 undone" in result.notes
     before, after = quantized.state_dict(), result.program.state_dict()
     assert list(before) == list(after)
@@ -180,12 +180,12 @@ class _Stopped(Exception):
 
 @pytest.mark.parametrize("method", ["brecq", "qdrop"])
 def test_goes_on_with_identical_weights(quantized: Program, tmp_path: Path, method: str) -> None:
-    step = ReconstructBlocks(method, iterations=50, **QUICK)
+    step = ReconstructBlocks(method, iterations=150, **QUICK)
     whole = step(quantized, Context(clips=clips()))
     assert "3 blocks, 3 undone" not in whole.notes.partition(";")[0]
 
     def stop(done: int, total: int, what: str) -> None:
-        if done == 120:
+        if done == 320:
             raise _Stopped
 
     with pytest.raises(_Stopped):
@@ -196,7 +196,7 @@ def test_goes_on_with_identical_weights(quantized: Program, tmp_path: Path, meth
         quantized, Context(clips=clips(), folder=tmp_path, progress=lambda *told: done.append(told[0]))
     )
     assert same(resumed.program, whole.program) and resumed.notes == whole.notes
-    assert done[:2] == [50, 100]
+    assert done[:2] == [150, 300]
     other = ReconstructBlocks(method, iterations=11, **QUICK)
     assert same(
         other(quantized, Context(clips=clips(), folder=tmp_path)).program,
