@@ -205,9 +205,10 @@ def test_without_noise_the_draw_is_what_inference_decides() -> None:
 
 @pytest.mark.slow
 def test_the_drawn_share_goes_to_its_target_while_the_loss_falls() -> None:
-    """`mematte-small` on smaller pictures, with a teacher of random weights."""
+    """`mematte-small` on smaller pictures, with a teacher of random weights and all of the noise to the end."""
     recipe = find_recipe("mematte-small")
-    stage = replace(recipe.stages[0], steps=80, height=64, width=64)
+    routing = Routing(distillation=10.0, compression=60.0)
+    stage = replace(recipe.stages[0], steps=80, height=64, width=64, routing=routing)
     guide = build_network("vitmatte-tiny", 1, None)
     short = replace(recipe, stages=(stage,), warmup=10)
     run = Run(short, 3, ALONE, build_network("mematte-tiny", 0, None, guide), teacher=guide)
@@ -220,5 +221,4 @@ def test_the_drawn_share_goes_to_its_target_while_the_loss_falls() -> None:
     routers, last = len(shares) // stage.steps, 20
     assert mean(shares[: 2 * routers]) > 0.4
     assert abs(mean(shares[-last * routers :]) - 0.25) < 0.05
-    assert abs(run.objective.measure(FEW)["routed_share"] - 0.25) < 0.05
     assert mean(run.state.losses[-last:]) < 0.7 * mean(run.state.losses[:last])
