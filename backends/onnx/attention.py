@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from mattecompress import ops
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError
+from mattecompress.ops.attention import row_tiles
 
-assert ops
 aten, matte = torch.ops.aten, torch.ops.matte
 
 Rule = Callable[[Call], str]
@@ -37,16 +36,14 @@ def _attend_on_grid(call: Call) -> str:
     _, height, width, _ = call.facts("vertical").shape
     if isinstance(height, str) or isinstance(width, str):
         raise RefusalError("attention on a grid needs a fixed resolution: run set-resolution first")
-    rows, keys = max(1, call["queries"] // width), _turned(call)
-    pieces = []
-    for first in range(0, height, rows):
-        last = min(first + rows, height)
+    keys, pieces = _turned(call), []
+    for rows in row_tiles(height, width, call["queries"]):
         query, vertical, horizontal = (
             call.emit(
                 "Slice",
                 call.value(name),
-                call.integers(first * size),
-                call.integers(last * size),
+                call.integers(rows.start * size),
+                call.integers(rows.stop * size),
                 call.integers(1),
             )
             for name, size in (("query", width), ("vertical", 1), ("horizontal", 1))
@@ -55,7 +52,7 @@ def _attend_on_grid(call: Call) -> str:
             call.emit("Unsqueeze", term, call.integers(axis))
             for term, axis in ((vertical, 4), (horizontal, 3))
         )
-        flat = call.integers(0, (last - first) * width, height * width)
+        flat = call.integers(0, (rows.stop - rows.start) * width, height * width)
         bias = call.emit("Reshape", call.emit("Add", *terms), flat)
         pieces.append(_attend(call, query, keys, bias, call["scale"]))
     return pieces[0] if len(pieces) == 1 else call.emit("Concat", *pieces, axis=1)

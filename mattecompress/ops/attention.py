@@ -42,7 +42,7 @@ def attend_on_grid(
     """
     result = torch.empty_like(value, memory_format=torch.contiguous_format)
     _, height, width, _ = vertical.shape
-    memory = vertical.new_empty(min(height, _rows(width, queries)), width, height, width)
+    memory = vertical.new_empty(next(row_tiles(height, width, queries)).stop, width, height, width)
     for image, rows, places in _tiles(vertical, queries):
         terms = (vertical[image, rows, :, :, None], horizontal[image, rows, :, None, :])
         bias = torch.add(*terms, out=memory[: rows.stop - rows.start])
@@ -73,15 +73,16 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: floa
 def _tiles(vertical: Tensor, queries: int) -> Iterator[tuple[int, slice, slice]]:
     """Image and head, rows, and places of the queries of these rows."""
     images, height, width, _ = vertical.shape
-    rows = _rows(width, queries)
     for image in range(images):
-        for first in range(0, height, rows):
-            last = min(first + rows, height)
-            yield image, slice(first, last), slice(first * width, last * width)
+        for rows in row_tiles(height, width, queries):
+            yield image, rows, slice(rows.start * width, rows.stop * width)
 
 
-def _rows(width: int, queries: int) -> int:
-    return max(1, queries // width)
+def row_tiles(height: int, width: int, queries: int) -> Iterator[slice]:
+    """The rows of each tile of a grid: as many as have so many queries at most, but at least one."""
+    rows = max(1, queries // width)
+    for first in range(0, height, rows):
+        yield slice(first, min(first + rows, height))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

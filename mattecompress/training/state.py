@@ -1,6 +1,7 @@
 """The state of a training run on disk: whole or absent, and safe to read."""
 
 import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,18 @@ from mattecompress.files import atomic_path
 from mattecompress.models.packed import pack
 
 PREFIX = "checkpoint-"
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
+"""What readers raise for a file that is not what was written."""
 
 
 class TrainingError(UserError):
@@ -72,7 +85,7 @@ class RunState:
             average = safetensors.torch.load_file(path / "average.safetensors")
             self.optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
             self.step, self.losses, self.seconds = progress["step"], progress["losses"], progress["seconds"]
-        except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        except DAMAGE as error:
             raise TrainingError(f"{path}: damaged checkpoint ({error}); remove it to start again") from error
         for name, value in self.average.items():
             value.copy_(average[name])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,10 +141,25 @@ def test_a_run_on_folders_goes_on_exactly(tmp_path: Path) -> None:
     assert json.loads(whole.record.read_text())["data"] == mixed("here").identity
 
 
-def test_names_a_damaged_checkpoint(tmp_path: Path) -> None:
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _cut,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"no pickle"),
+        lambda path: torch.save([1], path),
+        lambda path: torch.save({"state": {}, "param_groups": 3}, path),
+    ],
+    ids=["cut", "empty", "text", "list", "groups"],
+)
+def test_names_a_damaged_checkpoint(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     train(TINY, tmp_path, seed=3, stop_after=1, quiet=True)
     (path,) = tmp_path.glob("checkpoint-*/optimizer.pt")
-    path.write_bytes(path.read_bytes()[:1000])
+    spoil(path)
     with pytest.raises(TrainingError, match="damaged checkpoint"):
         train(TINY, tmp_path, seed=3, quiet=True)
 
