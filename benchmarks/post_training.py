@@ -3,11 +3,11 @@
     python benchmarks/post_training.py --data DATA --checkpoint rvm_mobilenetv3.safetensors
     python benchmarks/post_training.py ... --size 288x512 --seeds 0 --precisions w4a8 w4a4 --methods qdrop ptq4vm
 
-The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the flow term, `by channel` has GAC's numbers for
-each channel, and all begin with the `qdrop` program of their precision. Clips are those of footage.py; errors are
-measured against the float network's alpha. Each program is made in a process of its own, for its seconds and its peak
-memory. What is done is kept in the folder --work, each block and epoch: the same command goes on after a stop, and
-docs/post-training.md is written anew from all that the folder holds whenever a row is measured.
+The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the flow term, and both begin with the `qdrop`
+program of their precision. Clips are those of footage.py; errors are measured against the float network's alpha. Each
+program is made in a process of its own, for its seconds and its peak memory. What is done is kept in the folder --work,
+each block and epoch: the same command goes on after a stop, and docs/post-training.md is written anew from all that the
+folder holds whenever a row is measured.
 """
 
 import argparse
@@ -48,7 +48,6 @@ STARTS = {
     "brecq": "mse equalized",
     "qdrop": "mse equalized",
     "qdrop+GAC": "qdrop",
-    "qdrop+GAC by channel": "qdrop",
     "ptq4vm": "qdrop",
 }
 """Each method, and the one whose program it goes on from."""
@@ -64,7 +63,6 @@ def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None
         "brecq": Brecq(*both, recipe, iterations),
         "qdrop": Qdrop(*both, recipe, iterations),
         "qdrop+GAC": Ptq4vm(*both, recipe, iterations, epochs=epochs),
-        "qdrop+GAC by channel": Ptq4vm(*both, recipe, iterations, epochs=epochs, numbers="channel"),
         "ptq4vm": Ptq4vm(*both, recipe, iterations, epochs=epochs, flow="dis"),
     }
     return made[method].passes()

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from results import render_page, spread
 
 METRICS = ("mad", "mse", "grad", "conn", "dtssd")
-ORDER = ("mse", "mse equalized", "brecq", "qdrop", "qdrop+GAC", "qdrop+GAC by channel", "ptq4vm")
+ORDER = ("mse", "mse equalized", "brecq", "qdrop", "qdrop+GAC", "ptq4vm")
 """The methods, from the largest error to the smallest in PTQ4VM's tables."""
 
 
