@@ -24,7 +24,7 @@ CONTENTS = {
     "docs/datasets",
     "Examples": "examples/README examples/*/README",
     "Look up": "docs/command-line docs/pass-catalogue docs/text-form docs/numerics docs/token-memory docs/post-training "
-    "docs/ablation CHANGELOG",
+    "docs/ablation docs/mask-time CHANGELOG",
     "Extend": "docs/writing-a-pass docs/writing-a-kernel",
 }
 

@@ -1,0 +1,168 @@
+"""What a frame of one-bit BiVM takes at several densities of its mask, beside float RVM in ONNX Runtime.
+
+    python benchmarks/mask_time.py --clip dancers.mp4
+
+One thread, the shipped weights of `bivm`, which the threshold of the mask is set for: so that it marks the wanted share
+of the clip's frame, states carried over the frames before. All run in turn, round after round. Beside the medians
+stands what BiVM's count of operations would have a frame take, 0.1907 + 0.3863 p at density p, which says nothing of
+memory. Speed at the second size is that of high-definition video: networks see a smaller picture, and a fast guided
+filter brings the matte back. The page is docs/mask-time.md.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mattecompress as mc
+from mattecompress.benchmark import Work, time_in_turn
+from mattecompress.cli.options import parse_size
+from mattecompress.data.sources import load_clips
+from mattecompress.errors import UserError
+from mattecompress.modules.spatial_mask import SpatialMask, compared
+from mattecompress.preparation import compile_program
+from mattecompress.program import Program
+from mattecompress.stream import Runner, Stream
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import peers
+from results import render_page, say
+
+SHARES = (0.0, 0.1, 0.3, 1.0)
+ALWAYS, FREE = 0.1907, 0.3863
+"""G operations outside and under the mask, of the whole network without its mask's own."""
+WARM = 3
+PEER = "float RVM, ONNX Runtime"
+USUAL = 0.3
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A runner's median milliseconds a frame, and the share of positions that its mask marks."""
+
+    name: str
+    milliseconds: float
+    density: float | None
+
+
+def main() -> None:
+    """Measure both sizes and write the page."""
+    try:
+        options = _parse_options()
+        torch.set_num_threads(1)
+        small = list(measure(options, SHARES, options.size))
+        refined = {"ratio": options.ratio, "refiner": "fast_guided_filter"}
+        high = list(measure(options, (USUAL,), options.high, **refined))
+        tables = {options.size: table(small), options.high: table(high)}
+        render_page(
+            options.output, "mask_time.md.jinja", tables=tables, ratio=options.ratio, runs=options.runs
+        )
+    except (UserError, FileNotFoundError) as error:
+        say(f"mask_time: {error}")
+        sys.exit(2)
+
+
+def measure(
+    options: argparse.Namespace, shares: tuple[float, ...], size: tuple[int, int], **form: Any
+) -> Iterator[Timed]:
+    """The peer, our float program, and one for each share, at one size."""
+    (clip,) = load_clips(str(options.clip), size, 1, WARM + 1)
+    frame = clip.frames[-1:]
+    floating, binary = (mc.capture(model, size=size, **form) for model in ("rvm-mobilenetv3", "bivm"))
+    works: dict[str, Work] = {PEER: _work(floating, peers.onnxruntime(floating, 1), frame)}
+    works["float RVM"] = _work(floating, _ours(floating), frame)
+    densities: dict[str, float] = {}
+    for share in shares:
+        masked = with_share(binary, frame, share)
+        name = f"BiVM at {share:g}"
+        densities[name] = density(masked, frame)
+        works[name] = _work(masked, _ours(masked), frame)
+        say(f"{name}: the mask marks {densities[name]:.1%}")
+    for name, times in time_in_turn(works, options.runs).items():
+        yield Timed(name, statistics.median(times), densities.get(name))
+
+
+def with_share(program: Program, frame: Tensor, share: float) -> Program:
+    """A copy whose mask marks about that share of the frame after its states have settled."""
+    copy = program.clone()
+    (call,) = copy.called_modules(SpatialMask)
+    mask = copy.module(call)
+    assert isinstance(mask, SpatialMask)
+    seen = compared(_coarse(program, frame), mask.config.rule)
+    threshold = 2.0 if share == 0 else float(seen.quantile(1 - share, interpolation="higher"))
+    copy.add_module(str(call.target), SpatialMask(replace(mask.config, threshold=threshold)).eval())
+    copy.graph_module.recompile()
+    return copy
+
+
+def density(program: Program, frame: Tensor) -> float:
+    """The share of positions that the mask marks."""
+    (call,) = program.called_modules(SpatialMask)
+    return float(program.module(call)(_coarse(program, frame)).mean())
+
+
+@torch.no_grad()
+def _coarse(program: Program, frame: Tensor) -> Tensor:
+    """What the mask is computed from, once the frame has been seen some times."""
+    shown = program.clone()
+    (call,) = shown.called_modules(SpatialMask)
+    shown.add_output("coarse", call.all_input_nodes[0])
+    shown.graph_module.recompile()
+    stream = Stream(shown, shown.run)
+    *_, last = (stream(seen) for seen in repeat(frame, WARM + 1))
+    return last["coarse"]
+
+
+def _ours(program: Program) -> Runner:
+    return compile_program(program, "tvm", threads=1).over_clips()
+
+
+def _work(program: Program, run: Runner, frame: Tensor) -> Work:
+    stream = Stream(program, run)
+    for _ in range(WARM):
+        stream(frame)
+    return lambda: stream(frame)
+
+
+def table(rows: list[Timed]) -> list[tuple[str, ...]]:
+    """Name, density, milliseconds, times the peer's speed; time and operations as shares of the densest mask's."""
+    peer = next(row.milliseconds for row in rows if row.name == PEER)
+    densest = max((row for row in rows if row.density is not None), key=lambda row: row.density or 0)
+    return [_cells(row, peer, densest) for row in rows]
+
+
+def _cells(row: Timed, peer: float, densest: Timed) -> tuple[str, ...]:
+    cells = (f"{row.milliseconds:.1f}", f"{peer / row.milliseconds:.2f}")
+    if row.density is None or densest.density is None:
+        return row.name, "", *cells, "", ""
+    counted = (ALWAYS + FREE * row.density) / (ALWAYS + FREE * densest.density)
+    share = f"{row.milliseconds / densest.milliseconds:.2f}"
+    return row.name, f"{row.density:.2f}", *cells, share, f"{counted:.2f}"
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clip", type=Path, required=True, help="a video; its fourth frame is taken")
+    parser.add_argument("--size", type=parse_size, default=(288, 512), metavar="HxW", help="default: 288x512")
+    parser.add_argument(
+        "--high", type=parse_size, default=(1080, 1920), metavar="HxW", help="default: 1080x1920"
+    )
+    parser.add_argument("--ratio", type=float, default=0.25, help="of the high size; default: 0.25")
+    parser.add_argument("--runs", type=int, default=30, help="of each, in turn; default: 30")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "mask-time.md", help="the page")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
