@@ -30,6 +30,7 @@ import psutil
 import torch
 
 from mattecompress import container
+from mattecompress.capturing.tracing import capture
 from mattecompress.cli.options import parse_size
 from mattecompress.errors import UserError
 from mattecompress.inspection.memory import live_bytes
@@ -38,7 +39,6 @@ from mattecompress.models.signatures import trimap_signature
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.tracing import capture
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mattecompress.backends import Artifact, load_backend
+from mattecompress.capturing.tracing import capture as capture_module
 from mattecompress.container import load, save
 from mattecompress.cost import Cost
 from mattecompress.cost import cost as inspect
@@ -18,7 +19,6 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture as capture_module
 
 __all__ = ["Cost", "Difference", "capture", "compile", "diff", "inspect", "load", "opt", "save"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.binarization.masking import masked_nodes
 from mattecompress.errors import UserError
 from mattecompress.facts import DTYPE_NAMES, FLOAT, Precision
-from mattecompress.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.products import product_macs
 from mattecompress.program import Program

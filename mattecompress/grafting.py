@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 
 def graft(

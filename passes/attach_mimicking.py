@@ -4,7 +4,7 @@
 
 with F_s* the same features of a float teacher, and the coarse matte whose alpha the mask is made of, before any clamp:
 no gradient passes the mask, so that the coarse matte learns from a loss of its own. The losses are those of
-`mattecompress.losses`; the training loop puts them on the taps that it finds.
+`mattecompress.training.losses`; the training loop puts them on the taps that it finds.
 
 Source: BiVM equation (20), whose symbols are lost in our copy of the paper: a reconstruction (R).
 """

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import fx
 
-from mattecompress.binarizable import Exclusions, geometry_of, is_shifted, layer_path, weight_of
+from mattecompress.binarization.binarizable import Exclusions, geometry_of, is_shifted, layer_path, weight_of
 from mattecompress.facts import Precision
 from mattecompress.modules.binary import THRESHOLDED, BinaryConv2d, BinaryConvConfig, Method
 from mattecompress.pipeline import Context, Pass, expect

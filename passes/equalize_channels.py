@@ -1,7 +1,7 @@
 """y = conv(x, W)  becomes  y = conv(k x, W / k),  a positive k for each channel that is read
 
 Channels of sizes that differ by orders of magnitude share the steps of one quantizer: the large ones give the range, the
-small ones are lost in a step. `mattecompress.equalization` has how k is found, and the sources. Where x comes out of a
+small ones are lost in a step. `mattecompress.quantization.equalization` has how k is found, and the sources. Where x comes out of a
 convolution, maybe through a ReLU, and nothing else reads it, k goes into the outputs of that one; else x is multiplied.
 """
 
@@ -11,14 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from mattecompress.equalization import best_factors, grouped, sample_channels
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, check_bits
 from mattecompress.options import OptionError
 from mattecompress.passes.quantize import INPUT, REFINER, WEIGHT, conv2d, free_path, labels_of, layer_path
 from mattecompress.pipeline import Context, Pass, expect
-from mattecompress.precision_rules import matches_any
 from mattecompress.program import Program
+from mattecompress.quantization.equalization import best_factors, grouped, sample_channels
+from mattecompress.quantization.precision_rules import matches_any
 
 aten = torch.ops.aten
 BIAS, GROUPS = 2, 6

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx, nn
 
-from mattecompress.binarizable import arguments_of, float_convolutions, weight_of
+from mattecompress.binarization.binarizable import arguments_of, float_convolutions, weight_of
+from mattecompress.capturing.tracing import capture
 from mattecompress.grafting import graft
 from mattecompress.models.binary_encoder import BinaryEncoder, EncoderPlan, Group
 from mattecompress.models.binary_layers import Form
@@ -25,7 +26,6 @@ from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program, owner_of
 from mattecompress.scopes import lies_in, nodes_of
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 aten = torch.ops.aten
 CHANNELWISE = (

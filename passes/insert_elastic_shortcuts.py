@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import fx
 
-from mattecompress.binarizable import Exclusions, layer_path
+from mattecompress.binarization.binarizable import Exclusions, layer_path
 from mattecompress.facts import Facts, evaluate_size, size_symbols
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.elastic_shortcut import ElasticShortcut, ElasticShortcutConfig

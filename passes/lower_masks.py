@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
-from mattecompress.masking import find_masks
+from mattecompress.binarization.masking import find_masks
 from mattecompress.ops.masked import choose_width
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program

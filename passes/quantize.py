@@ -18,14 +18,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx
 
-from mattecompress.calibration import RangeMethod, fit_activations, fit_weights, observe
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig, check_bits
 from mattecompress.options import nearest
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.pipeline import Context, Pass, PreconditionError, expect
-from mattecompress.precision_rules import Rule, last_match, matches_any
 from mattecompress.program import Program
+from mattecompress.quantization.calibration import RangeMethod, fit_activations, fit_weights, observe
+from mattecompress.quantization.precision_rules import Rule, last_match, matches_any
 
 conv2d = torch.ops.aten.conv2d.default
 INPUT, WEIGHT = 0, 1

@@ -19,7 +19,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx, nn
 
-from mattecompress.calibration import fit_activations, observe
 from mattecompress.feed import Feed
 from mattecompress.memory import freed_memory_kept
 from mattecompress.modules.quantizer import FakeQuantize
@@ -27,6 +26,7 @@ from mattecompress.options import OptionError
 from mattecompress.passes.quantize import free_path
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
+from mattecompress.quantization.calibration import fit_activations, observe
 from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
 from mattecompress.reconstruction.learning import Stage
 from mattecompress.reconstruction.units import cut_units, reads_weight

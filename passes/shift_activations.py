@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from mattecompress.binarizable import (
+from mattecompress.binarization.binarizable import (
     Exclusions,
     float_convolutions,
     is_binary,

@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx, nn
 
-from mattecompress.binarizable import arguments_of, float_convolutions, layer_path, weight_of
-from mattecompress.masked_sum import BranchSums, MaskedSums, TapSums
-from mattecompress.masking import masked_nodes
+from mattecompress.binarization.binarizable import arguments_of, float_convolutions, layer_path, weight_of
+from mattecompress.binarization.masked_sum import BranchSums, MaskedSums, TapSums
+from mattecompress.binarization.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d, BatchNormConfig
 from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskConfig
 from mattecompress.options import nearest

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program, StatePair
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import mattecompress as mc
-import mattecompress.tracing
+import mattecompress.capturing.tracing
 from mattecompress.signature import Signature
 
 

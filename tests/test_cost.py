@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.cost import OpenSizeError, convolution_macs, cost
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 from tests.passes.attention_nets import mixer
 
 matte = torch.ops.matte

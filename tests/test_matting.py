@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.data.colours import ColourError
 from mattecompress.data.frames import MediaError, to_bytes
 from mattecompress.data.sources import clip_inputs, load_clips
@@ -15,7 +16,6 @@ from mattecompress.models.signatures import trimap_signature
 from mattecompress.preparation import ResolutionError, fix_size
 from mattecompress.program import Program
 from mattecompress.stream import Stream
-from mattecompress.tracing import capture
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from mattecompress.cli.options import (
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
-    from mattecompress.sensitivity import Choice, Scan
+    from mattecompress.quantization.sensitivity import Choice, Scan
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def scan(
     mattecompress scan rvm.mcg --size 144x256 --precisions w3a8,w4a8,w6a8,w8a8 --json
     """
     from mattecompress.data.sources import frame_size, load_clips
-    from mattecompress.sensitivity import Scanner
+    from mattecompress.quantization.sensitivity import Scanner
 
     if picture:
         require_writable(picture)
@@ -62,7 +62,7 @@ def scan(
     ends = {"largest": result.choices[0], "chosen": choice, "smallest": result.choices[-1]}
     measured = {name: (end, scanner.measure(end)) for name, end in ends.items()}
     if picture:
-        from mattecompress.sensitivity_plot import plot_scan
+        from mattecompress.quantization.sensitivity_plot import plot_scan
 
         plot_scan(
             result, [(name, end.weight_bytes, error) for name, (end, error) in measured.items()], picture
@@ -78,7 +78,7 @@ def scan(
 
 def _print(scan: "Scan", measured: "dict[str, tuple[Choice, float]]") -> None:
     from mattecompress.cli.tables import print_table
-    from mattecompress.sensitivity import MIB
+    from mattecompress.quantization.sensitivity import MIB
 
     errors = {(cell.region, cell.precision): cell.error for cell in scan.cells}
     regions, precisions = (list(dict.fromkeys(names)) for names in zip(*errors, strict=True))

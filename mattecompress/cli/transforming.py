@@ -132,9 +132,9 @@ def _capture_named(
 def _capture_function(model: str, inputs: list[str], outputs: str | None, state: list[str]) -> "Program":
     from torch import nn
 
+    from mattecompress.capturing.tracing import capture as capture_module
     from mattecompress.program import StatePair
     from mattecompress.signature import Signature
-    from mattecompress.tracing import capture as capture_module
 
     if not inputs:
         raise ArgumentError(f"{model} needs the shape of each input: add --inputs 1x3x288x512")

@@ -1,6 +1,6 @@
 """What a program computes only in places: where its masks are set and which tokens its routers send to attention.
 
-A decision is a map of a frame: of a mask (`mattecompress.masking`) the positions where it is not 0, of a router the
+A decision is a map of a frame: of a mask (`mattecompress.binarization.masking`) the positions where it is not 0, of a router the
 tokens that `mattecompress.modules.routed_attention` lets attend. Its density is the share of them. A node's density is
 that of the mask it lies under, at the size and in the tiles that it is computed in.
 """
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.binarization.masking import RESIZES, masked_nodes
 from mattecompress.errors import UserError
 from mattecompress.feed import Clip, Feed
 from mattecompress.inspection.error import Watched
-from mattecompress.masking import RESIZES, masked_nodes
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.program import Program

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mattecompress.calibration import Progress
 from mattecompress.cost import cost
 from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.evaluation import METRICS, predict
 from mattecompress.inspection.quality import affine_numbers, find_uncalibrated, region_ratios
 from mattecompress.metrics import evaluate_clip
 from mattecompress.program import Program
+from mattecompress.quantization.calibration import Progress
 from mattecompress.report import VariantReport, frame_errors, over_green, write_report
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mattecompress.losses import evolution_loss, matting_loss, mimicking_loss, segmentation_loss
 from mattecompress.training.batches import Batch, ClipSource
 from mattecompress.training.evaluation import HeldOut, evaluate
+from mattecompress.training.losses import evolution_loss, matting_loss, mimicking_loss, segmentation_loss
 from mattecompress.training.network import Answer, Network, resized
 from mattecompress.training.recipe import Recipe, Stage
 from mattecompress.training.state import TrainingError

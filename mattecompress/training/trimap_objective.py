@@ -15,8 +15,8 @@ from mattecompress.training.batches import ClipSource
 from mattecompress.training.evaluation import HeldOut, evaluate
 from mattecompress.training.recipe import Recipe, Routing, Stage
 from mattecompress.training.state import TrainingError
+from mattecompress.training.trimap_losses import compression_loss, distillation_loss, trimap_matting_loss
 from mattecompress.training.trimap_network import TrimapAnswer, TrimapNetwork
-from mattecompress.trimap_losses import compression_loss, distillation_loss, trimap_matting_loss
 
 
 @dataclass

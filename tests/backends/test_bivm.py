@@ -14,6 +14,7 @@ from mattecompress.backends.tvm.backend import Freestanding, Tvm
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.backends.tvm.targets import find_target
+from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.models.bimatting import BiVM, bivm
 from mattecompress.models.signatures import fixed_options, rvm_signature
@@ -21,7 +22,6 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.stream import Stream
-from mattecompress.tracing import capture
 
 matte = torch.ops.matte
 Run = Callable[..., dict[str, Tensor]]

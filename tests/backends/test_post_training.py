@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mattecompress.backends import Artifact
+from mattecompress.capturing.tracing import capture
 from mattecompress.data.clips import procedural_clip
 from mattecompress.emission import emit_files
 from mattecompress.models import build_model
@@ -16,7 +17,6 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.preparation import compile_program, lower
 from mattecompress.program import Level, Program
 from mattecompress.stream import Stream
-from mattecompress.tracing import capture
 from tests.reconstruction.nets import FedBack, captured, clips_for
 
 PIPELINES = [

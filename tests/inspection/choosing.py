@@ -3,12 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.routed_attention import Form, RoutedAttention, RoutedAttentionConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.modules.token_router import TokenRouter, TokenRouterConfig
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 HEIGHT, WIDTH = 8, 12
 

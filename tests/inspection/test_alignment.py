@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.inspection.alignment import align
 from mattecompress.inspection.difference import diff
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 
 def run(pipeline: str, program: Program) -> Program:

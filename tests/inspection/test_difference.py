@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mattecompress import api
+from mattecompress.capturing.tracing import capture
 from mattecompress.inspection.description import short_kind
 from mattecompress.inspection.difference import Difference, diff, distance
 from mattecompress.models import build_model
@@ -16,7 +17,6 @@ from mattecompress.named_pipelines import PIPELINES
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.tracing import capture
 
 
 def run(pipeline: str, program: Program) -> Program:

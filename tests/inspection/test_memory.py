@@ -1,12 +1,12 @@
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.inspection.memory import live_bytes
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 PLANE = 4 * 8 * 8
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.inspection.difference import diff
 from mattecompress.inspection.page import Version, write_page
 from mattecompress.inspection.page_rows import align_rows, grow_tree
@@ -20,7 +21,6 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 from tests.inspection.browser import Tab
 
 CLIP = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(2))

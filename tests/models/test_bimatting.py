@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.cost import Cost, cost
 from mattecompress.models import build_model
 from mattecompress.models.bimatting import BiMatting, BiVM, bimatting, bimatting_float, bivm, bivm_float
@@ -23,7 +24,6 @@ from mattecompress.program import Level, Program
 from mattecompress.regions import regions_in_order
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.models.hashed import assert_all_recorded, hashed_double, hashed_input
 
 STATE_CHANNELS = (16, 20, 40, 64)

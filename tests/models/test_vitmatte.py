@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mattecompress import models
+from mattecompress.capturing.tracing import capture
 from mattecompress.cost import cost
 from mattecompress.errors import MissingExtraError
 from mattecompress.models import UnknownModelError, build_model
@@ -20,7 +21,6 @@ from mattecompress.models.vitmatte import ViTMatte, base, configuration, padding
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.models.hashed import assert_recorded, hashed, hashed_input
 from tests.models.vit import authors_name, hashed_vit, in_double, random_inputs, tiny_program, tiny_vit
 

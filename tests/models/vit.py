@@ -7,11 +7,11 @@ from functools import cache
 import torch
 from torch import nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.models.mematte import MEMatte
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.models.vitmatte import NAMES, ViTMatte, configuration
 from mattecompress.program import Program
-from mattecompress.tracing import capture
 from tests.models.hashed import hashed_weight
 
 

@@ -5,10 +5,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.token_router import TokenRouter
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 
 class Mixer(nn.Module):

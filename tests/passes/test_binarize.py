@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.cost import cost
 from mattecompress.facts import Precision
 from mattecompress.models.rvm import RVM
@@ -18,7 +19,6 @@ from mattecompress.program import Level, Program, StatePair
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react", "bimatting")
 EVERYTHING = {"exclude_first": False, "exclude_last": False}

@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mattecompress.calibration import CalibrationError
 from mattecompress.errors import UserError
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
@@ -17,6 +16,7 @@ from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.propagation import propagate
+from mattecompress.quantization.calibration import CalibrationError
 from mattecompress.reconstruction.affine import absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import CheckpointError
 from mattecompress.text import print_program

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.feed import CalibrationError
 from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskConfig
 from mattecompress.passes.calibrate_mask import CalibrateMask
@@ -13,7 +14,6 @@ from mattecompress.program import Program, StatePair
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 
 class Net(nn.Module):

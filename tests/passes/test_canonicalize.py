@@ -1,11 +1,11 @@
 import torch
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.passes.canonicalize import Canonicalize
 from mattecompress.passes.set_resolution import SetResolution
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 
 slice_tensor = torch.ops.aten.slice.Tensor
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.passes.cast_half import CastHalf
@@ -11,7 +12,6 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 
 conv2d = torch.ops.aten.conv2d.default
 

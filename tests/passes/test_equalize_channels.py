@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mattecompress.equalization import Channels, best_factors, grouped
+from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Precision
 from mattecompress.feed import CalibrationError
 from mattecompress.named_pipelines import Mse, Qdrop
@@ -12,9 +12,9 @@ from mattecompress.passes.quantize import Quantize
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from mattecompress.quantization.equalization import Channels, best_factors, grouped
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 from tests.reconstruction.nets import FedBack, MobileNetV2, ResNet, TwoInputs, captured, clips_for
 
 mul = torch.ops.aten.mul.Tensor

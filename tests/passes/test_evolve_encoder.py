@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.models.binary_encoder import BinaryEncoder, EncoderPlan, Group
 from mattecompress.models.binary_layers import Form
 from mattecompress.modules.binary import BinaryConv2d
@@ -17,7 +18,6 @@ from mattecompress.regions import regions_in_order
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 
 class Encoder(nn.Module):

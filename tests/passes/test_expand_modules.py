@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.elastic_shortcut import ElasticShortcut, ElasticShortcutConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.passes.expand_modules import ExpandModules
@@ -10,7 +11,6 @@ from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 
 class Net(nn.Module):

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.passes.binarize import Binarize
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 
 
 def _random(net: nn.Module) -> nn.Module:

@@ -1,11 +1,11 @@
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.passes.fold_constants import FoldConstants
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 
 
 class Placed(nn.Module):

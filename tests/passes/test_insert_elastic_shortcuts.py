@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Facts
 from mattecompress.modules.elastic_shortcut import ElasticShortcut, map_shortcut
 from mattecompress.options import parse_options
@@ -15,7 +16,6 @@ from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 EVERYTHING = {"exclude_first": False, "exclude_last": False}
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from mattecompress.backends.onnx import Onnx
+from mattecompress.capturing.tracing import capture
 from mattecompress.passes.linear_to_convolution import LinearToConvolution
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
@@ -10,7 +11,6 @@ from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.backends.tvm.nets import compiled
 from tests.passes.attention_nets import mixer
 

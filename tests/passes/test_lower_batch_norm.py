@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from mattecompress.backends.reference import Reference
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.passes.binarize import Binarize
 from mattecompress.passes.lower_batch_norm import LowerBatchNorm
@@ -10,7 +11,6 @@ from mattecompress.pipeline import PreconditionError
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 from tests.passes.test_lower_binary import eighths, randomize
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Facts
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig, Method
@@ -19,7 +20,6 @@ from mattecompress.propagation import propagate
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.ops.cases import Convolution, convolutions
 
 METHODS: tuple[Method, ...] = ("bnn", "dorefa", "recu", "react", "bimatting")

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.cost import cost
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
@@ -13,7 +14,6 @@ from mattecompress.program import Level, Program, StatePair
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 aten, matte = torch.ops.aten, torch.ops.matte
 DENSE = (

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.passes.lower_quantized import LowerQuantized
@@ -18,7 +19,6 @@ from mattecompress.signature import Signature
 from mattecompress.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.ops.cases import Convolution, convolutions
 
 aten, matte = torch.ops.aten, torch.ops.matte

@@ -2,11 +2,11 @@ import networkx
 import torch
 from torch import nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.passes.partition_blocks import PartitionBlocks
 from mattecompress.program import Program
 from mattecompress.regions import region_graph, regions_in_order
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 
 def test_rvm_has_the_papers_blocks(rvm: Program) -> None:

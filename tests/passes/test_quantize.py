@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mattecompress.calibration import CalibrationError
+from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.facts import Precision
 from mattecompress.models.checkpoints import load_checkpoint
@@ -18,12 +18,12 @@ from mattecompress.passes.quantize import Quantize, layer_path
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
+from mattecompress.quantization.calibration import CalibrationError
 from mattecompress.regions import region_graph
 from mattecompress.signature import Signature
 from mattecompress.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 conv2d = torch.ops.aten.conv2d.default
 

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mattecompress.calibration import CalibrationError
+from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.feed import Feed
 from mattecompress.models.checkpoints import load_checkpoint
@@ -20,11 +20,11 @@ from mattecompress.passes.reconstruct_blocks import ReconstructBlocks
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from mattecompress.quantization.calibration import CalibrationError
 from mattecompress.reconstruction.checkpoints import CheckpointError
 from mattecompress.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.processes import resumed_and_whole
 from tests.reconstruction.nets import FedBack, MobileNetV2, ResNet, TwoInputs, captured, clips_for
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.modules.token_router import TokenRouter
@@ -10,7 +11,6 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 from tests.models.vit import random_inputs, tiny_mematte, tiny_program
 from tests.passes.attention_nets import mixer
 

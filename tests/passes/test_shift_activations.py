@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.options import parse_options
 from mattecompress.passes.binarize import Binarize
@@ -11,7 +12,6 @@ from mattecompress.program import AbsentParameter, Level, Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 EVERYTHING = {"exclude_first": False, "exclude_last": False}
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.binarization.masking import masked_nodes
+from mattecompress.capturing.tracing import capture
 from mattecompress.cost import cost
-from mattecompress.masking import masked_nodes
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.options import parse_options
@@ -20,7 +21,6 @@ from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import capture
 
 ALL = {"rule": "residual", "threshold": 0.0}
 """A mask of ones: no residual is below 0."""

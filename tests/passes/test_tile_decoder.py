@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.passes.tile_decoder import StripError, TileDecoder
 from mattecompress.pipeline import PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
-from mattecompress.tracing import capture
 from tests.models.vit import random_inputs, tiny_program
 
 

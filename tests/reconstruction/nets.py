@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.program import Program, StatePair
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mattecompress.calibration import fit_weights
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
+from mattecompress.quantization.calibration import fit_weights
 from mattecompress.reconstruction.rounding import LearnedRounding, beta_at
 
 configs = st.builds(QuantizerConfig, st.integers(2, 8), st.booleans(), st.sampled_from([None, 3]))

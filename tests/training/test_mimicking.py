@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mattecompress.losses import evolution_loss, matting_loss, mimicking_loss
 from mattecompress.models import build_model
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.training.beginning import build_network
 from mattecompress.training.evaluation import HeldOut
 from mattecompress.training.loop import Run, train
+from mattecompress.training.losses import evolution_loss, matting_loss, mimicking_loss
 from mattecompress.training.network import ProgramNetwork, resized
 from mattecompress.training.objective import clip_loss, crossing_factors
 from mattecompress.training.recipes import HighPass, Rates, Recipe, Stage

@@ -8,11 +8,11 @@ from statistics import mean
 import pytest
 import torch
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.models import build_model
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.modules.routed_attention import TokenChoice
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.tracing import capture
 from mattecompress.training.beginning import build_network
 from mattecompress.training.evaluation import HeldOut
 from mattecompress.training.loop import Run, train
@@ -20,10 +20,10 @@ from mattecompress.training.rates import LayerRates, parameter_groups
 from mattecompress.training.recipe import Recipe, Routing, Stage
 from mattecompress.training.recipes import find_recipe
 from mattecompress.training.state import TrainingError, save_weights
+from mattecompress.training.trimap_losses import compression_loss, distillation_loss, trimap_matting_loss
 from mattecompress.training.trimap_network import TrimapProgramNetwork
 from mattecompress.training.trimap_objective import TrimapObjective
 from mattecompress.training.world import World
-from mattecompress.trimap_losses import compression_loss, distillation_loss, trimap_matting_loss
 from tests.processes import kill_at, start
 
 FIRST = Stage(3, 2, 1, 64, 64, LayerRates(1e-3, 0.9, 12), bfloat16=False, routing=Routing())

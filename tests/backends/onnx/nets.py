@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mattecompress.backends.onnx import Onnx, OnnxArtifact
+from mattecompress.capturing.tracing import capture
 from mattecompress.program import Program
 from mattecompress.propagation import propagate
 from mattecompress.signature import Shape, Signature
-from mattecompress.tracing import capture
 
 
 class Apply(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from mattecompress.backends import load_backend
 from mattecompress.backends.onnx import Onnx
 from mattecompress.backends.onnx.agreement import compare
+from mattecompress.capturing.tracing import capture
 from mattecompress.data.clips import procedural_clip
 from mattecompress.data.sources import load_clips
 from mattecompress.emission import emit_files
@@ -18,7 +19,6 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.stream import Stream
-from mattecompress.tracing import capture
 from tests.backends.onnx.nets import initializers, operators
 
 matte = torch.ops.matte

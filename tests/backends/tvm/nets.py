@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from mattecompress.backends.tvm.compile import HostLibrary, compile_host, lower
 from mattecompress.backends.tvm.targets import find_target
+from mattecompress.capturing.tracing import capture
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 HOST = find_target("host")
 

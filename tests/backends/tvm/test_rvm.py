@@ -6,11 +6,11 @@ import torch
 from mattecompress.backends.tvm.backend import Freestanding
 from mattecompress.backends.tvm.compile import compile_host, lower
 from mattecompress.backends.tvm.schedule import rules_used
+from mattecompress.capturing.tracing import capture
 from mattecompress.models import build_model
 from mattecompress.models.signatures import rvm_signature
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.tracing import capture
 from tests.backends.tvm.nets import HOST
 
 SIZE = (96, 160)

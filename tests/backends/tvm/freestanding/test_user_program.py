@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from mattecompress.backends.tvm.targets import find_target
+from mattecompress.capturing.tracing import capture
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.program import Program
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 from tests.conftest import ROOT
 
 pytest.importorskip("tvm")

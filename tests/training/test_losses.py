@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mattecompress.losses import (
+from mattecompress.training.losses import (
     coherence_loss,
     evolution_loss,
     laplacian_loss,

@@ -6,12 +6,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mattecompress import calibration
-from mattecompress.calibration import CalibrationError, fit_activations, fit_weights, observe, search_range
+from mattecompress.capturing.tracing import capture
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program, StatePair
+from mattecompress.quantization import calibration
+from mattecompress.quantization.calibration import (
+    CalibrationError,
+    fit_activations,
+    fit_weights,
+    observe,
+    search_range,
+)
 from mattecompress.signature import Signature
-from mattecompress.tracing import capture
 
 configs = st.builds(QuantizerConfig, st.integers(2, 8), st.booleans())
 

@@ -13,8 +13,8 @@ from mattecompress.passes.quantize import quantizer_of
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
-from mattecompress.sensitivity_plot import plot_scan
+from mattecompress.quantization.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
+from mattecompress.quantization.sensitivity_plot import plot_scan
 from mattecompress.stream import Stream
 from tests.reconstruction.nets import FedBack, captured, clips_for
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.capturing.leaves import call_registered, keep_registered
+from mattecompress.capturing.normalization import normalize_graph
 from mattecompress.errors import UserError
 from mattecompress.facts import Facts, evaluate_size, size_symbols
-from mattecompress.leaves import call_registered, keep_registered
-from mattecompress.normalization import normalize_graph
 from mattecompress.program import (
     AbsentParameter,
     Program,

@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mattecompress.capturing.normalization import NormalizationError
+from mattecompress.capturing.tracing import CaptureError, capture
 from mattecompress.cost import cost
 from mattecompress.models import build_model
 from mattecompress.models.rvm import RVM
@@ -13,13 +15,11 @@ from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig
 from mattecompress.modules.elastic_shortcut import ElasticShortcut, ElasticShortcutConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
-from mattecompress.normalization import NormalizationError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
-from mattecompress.tracing import CaptureError, capture
 
 
 def test_computes_the_same(tiny: Program, tiny_net: nn.Module) -> None:

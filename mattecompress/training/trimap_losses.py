@@ -4,7 +4,7 @@ With a, a* the predicted alpha and the truth, S = [trimap = 1/2], P the number o
 Sobel filters, all norms means over all elements:
 
 L_unknown    = C |S (a - a*)|_1,            L_known = C' |(1 - S) (a - a*)|_1 with C' of the complement
-L_lap        = that of `mattecompress.losses`
+L_lap        = that of `mattecompress.training.losses`
 L_gradient   = sum over G of C |S (G a - G a*)|_1 + 0.01 C |S G a|_1
 
 L_distill    = |F - F*|_2^2                 features F of the student against a teacher's F*
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mattecompress.losses import laplacian_loss
+from mattecompress.training.losses import laplacian_loss
 
 SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 SMOOTHNESS = 0.01

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mattecompress.trimap_losses import (
+from mattecompress.training.trimap_losses import (
     compression_loss,
     distillation_loss,
     gradient_loss,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mattecompress.binarizable import arguments_of, weight_of
+from mattecompress.binarization.binarizable import arguments_of, weight_of
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.program import Program
 
