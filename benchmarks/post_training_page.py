@@ -60,9 +60,11 @@ class Group:
         seeds = str(len(self.rows))
         return [self.precision.upper(), self.method, seeds, *metrics, composites, seconds, peak]
 
-    def mean(self, metric: str) -> float:
-        """A metric of the video, over the seeds."""
-        return statistics.mean(row.video[metric] for row in self.rows)
+    def against(self, other: "Group", metric: str) -> float | None:
+        """A metric of the video as a share of another group's, over the seeds that both have."""
+        mine, theirs = ({row.seed: row.video[metric] for row in group.rows} for group in (self, other))
+        shared = mine.keys() & theirs.keys()
+        return sum(mine[seed] for seed in shared) / sum(theirs[seed] for seed in shared) if shared else None
 
 
 def write_page(path: Path, rows: Sequence[Row]) -> None:
@@ -89,16 +91,29 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
 
 
 def order_lines(groups: Sequence[Group]) -> Iterator[str]:
-    """Whether each method is better than the one before it, and flow's effect on dtSSD."""
+    """Whether each method is better than the one before it, the last than `qdrop`, and what flow does to dtSSD."""
     for first, second in pairwise(groups):
         if (first.size, first.precision) == (second.size, second.precision):
-            place = f"{second.precision.upper()} at {second.size[0]}x{second.size[1]}"
-            gain = 1 - second.mean("mad") / first.mean("mad")
-            holds = f"{abs(gain):.0%} {'below' if gain > 0 else 'above'}" if gain else "that of"
-            yield f"{place}: MAD of `{second.method}` {holds} `{first.method}`."
+            yield from _comparison(second, first)
     by_key = {(group.size, group.precision, group.method): group for group in groups}
     for (size, precision, method), group in by_key.items():
-        without = by_key.get((size, precision, "qdrop+GAC"))
-        if method == "ptq4vm" and without:
-            change = group.mean("dtssd") / without.mean("dtssd") - 1
-            yield f"{precision.upper()} at {size[0]}x{size[1]}: the flow term changes dtSSD by {change:+.1%}."
+        start, without = (by_key.get((size, precision, other)) for other in ("qdrop", "qdrop+GAC"))
+        if method == "ptq4vm" and start and without:
+            yield from _comparison(group, start)
+        share = group.against(without, "dtssd") if method == "ptq4vm" and without else None
+        if share is not None:
+            yield f"{_place(group)}: the flow term changes dtSSD by {share - 1:+.1%}."
+
+
+def _comparison(group: Group, other: Group) -> Iterator[str]:
+    share = group.against(other, "mad")
+    if share is not None:
+        yield f"{_place(group)}: MAD of `{group.method}` {_difference(share)} `{other.method}`."
+
+
+def _place(group: Group) -> str:
+    return f"{group.precision.upper()} at {group.size[0]}x{group.size[1]}"
+
+
+def _difference(share: float) -> str:
+    return "that of" if share == 1 else f"{abs(share - 1):.1%} {'below' if share < 1 else 'above'}"
