@@ -92,8 +92,12 @@ def _read_members(path: Path) -> dict[str, bytes]:
             size = path.stat().st_size
             for name in _MEMBERS:
                 member = archive.getinfo(name)
-                if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                if member.compress_type != zipfile.ZIP_STORED:
                     raise ContainerError(f"{path}: member {name} is compressed: this is no .mcg file")
+                if max(member.file_size, member.compress_size) > size:
+                    raise ContainerError(
+                        f"{path}: damaged: member {name} claims more bytes than the file has"
+                    )
             return {name: archive.read(name) for name in _MEMBERS}
     except FileNotFoundError as error:
         raise ContainerError(f"{path}: no such file; make one with `mattecompress capture`") from error

@@ -69,6 +69,19 @@ def test_refuses_compressed_members(tiny: Program, tmp_path: Path) -> None:
         container.load(path)
 
 
+def test_refuses_members_of_more_bytes_than_the_file_has(tiny: Program, tmp_path: Path) -> None:
+    """Of either size that the directory of a zip claims."""
+    path, entry = tmp_path / "tiny.mcg", b"PK\x01\x02"
+    container.save(tiny, path)
+    whole = path.read_bytes()
+    for place in (20, 24):
+        raw = bytearray(whole)
+        raw[whole.index(entry) + place + 3] = 0x40
+        path.write_bytes(raw)
+        with pytest.raises(ContainerError, match=r"manifest\.json"):
+            container.load(path)
+
+
 def test_refuses_other_formats(tiny: Program, tmp_path: Path) -> None:
     path = tmp_path / "tiny.mcg"
     container.save(tiny, path)
