@@ -27,7 +27,6 @@ from mattecompress.cli.options import parse_size
 from mattecompress.data.sources import load_clips
 from mattecompress.errors import UserError
 from mattecompress.modules.spatial_mask import SpatialMask, compared
-from mattecompress.preparation import compile_program
 from mattecompress.program import Program
 from mattecompress.stream import Runner, Stream
 
@@ -35,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import peers
+from frame_time import run_ours
 from results import render_page, say
 
 SHARES = (0.0, 0.1, 0.3, 1.0)
@@ -79,13 +79,13 @@ def measure(
     frame = clip.frames[-1:]
     floating, binary = (mc.capture(model, size=size, **form) for model in ("rvm-mobilenetv3", "bivm"))
     works: dict[str, Work] = {PEER: _work(floating, peers.onnxruntime(floating, 1), frame)}
-    works["float RVM"] = _work(floating, _ours(floating), frame)
+    works["float RVM"] = _work(floating, run_ours(floating, 1), frame)
     densities: dict[str, float] = {}
     for share in shares:
         masked = with_share(binary, frame, share)
         name = f"BiVM at {share:g}"
         densities[name] = density(masked, frame)
-        works[name] = _work(masked, _ours(masked), frame)
+        works[name] = _work(masked, run_ours(masked, 1), frame)
         say(f"{name}: the mask marks {densities[name]:.1%}")
     for name, times in time_in_turn(works, options.runs).items():
         yield Timed(name, statistics.median(times), densities.get(name))
@@ -120,10 +120,6 @@ def _coarse(program: Program, frame: Tensor) -> Tensor:
     stream = Stream(shown, shown.run)
     *_, last = (stream(seen) for seen in repeat(frame, WARM + 1))
     return last["coarse"]
-
-
-def _ours(program: Program) -> Runner:
-    return compile_program(program, "tvm", threads=1).over_clips()
 
 
 def _work(program: Program, run: Runner, frame: Tensor) -> Work:

@@ -1,8 +1,8 @@
 """What a program computes only in places: where its masks are set and which tokens its routers send to attention.
 
-A decision is a map of a frame: of a mask (`mattecompress.binarization.masking`) the positions where it is not 0, of a router the
-tokens that `mattecompress.modules.routed_attention` lets attend. Its density is the share of them. A node's density is
-that of the mask it lies under, at the size and in the tiles that it is computed in.
+A decision is a map of a frame: of a mask (`mattecompress.binarization.masking`) the positions where it is not 0, of a
+router the tokens that `mattecompress.modules.routed_attention` lets attend. Its density is the share of them. A node's
+density is that of the mask it lies under, at the size and in the tiles that it is computed in.
 """
 
 from collections.abc import Mapping
