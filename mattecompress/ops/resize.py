@@ -18,6 +18,7 @@ from torch import Tensor
 from mattecompress.ops.reproducible import multiply_add
 
 Array = np.ndarray[Any, Any]
+SMALLEST_FACTOR = 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,34 @@ def taps(size: int, result: int, scale: float | None, align_corners: bool) -> Ta
     high = np.minimum(low + 1, size - 1).astype(np.int32)
     far = np.clip(place - low.astype(np.float32), 0, 1).astype(np.float32)
     return Taps(low, high, (np.float32(1) - far).astype(np.float32), far)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Taps of an axis that grows by a whole factor: result i reads (i + shift) // factor - 1 and the one after it.
+
+    weights: float32 (2, result + factor), near and far of result i at i + shift; 0 where there is none.
+    """
+
+    factor: int
+    shift: int
+    weights: Array
+
+
+def phases(axis: Taps, size: int) -> Phases | None:
+    """The same taps of an axis of `size` pixels, within which reading stays, if it grows by a power of two from 4 on."""
+    result = len(axis.low)
+    factor = result // size
+    if factor < SMALLEST_FACTOR or factor & (factor - 1) or factor * size != result:
+        return None
+    shift = factor // 2
+    place = (np.arange(result) + shift) // factor
+    low, high = ((place - step).clip(0, size - 1) for step in (1, 0))
+    if (low != axis.low).any() or ((high != axis.high) & (axis.far != 0)).any():
+        return None
+    weights = np.zeros((2, result + factor), np.float32)
+    weights[:, shift : shift + result] = axis.near, axis.far
+    return Phases(factor, shift, weights)
 
 
 @torch.library.custom_op(

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mattecompress.ops.resize import phases, taps
+
 matte = torch.ops.matte
 sizes = st.tuples(st.integers(1, 13), st.integers(1, 13))
 
@@ -48,3 +50,18 @@ def test_rounds_rows_first_and_the_far_product_not_at_all() -> None:
 def test_a_size_or_scales() -> None:
     with pytest.raises(ValueError, match="neither a size nor scales"):
         matte.resize_bilinear(torch.rand(1, 1, 2, 2), None, False, None)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(1, 40), st.booleans())
+def test_phases_are_the_taps(size: int, result: int, align_corners: bool) -> None:
+    axis = taps(size, result, None, align_corners)
+    found = phases(axis, size)
+    if found is None:
+        assert align_corners or result not in (4 * size, 8 * size, 16 * size, 32 * size)
+        return
+    x = np.random.default_rng(size).random(size)
+    place = np.arange(result) + found.shift
+    low, high = (x[(place // found.factor - step).clip(0, size - 1)] for step in (1, 0))
+    near, far = found.weights[:, place]
+    np.testing.assert_array_equal(near * low + far * high, axis.near * x[axis.low] + axis.far * x[axis.high])

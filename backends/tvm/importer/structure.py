@@ -30,10 +30,10 @@ from mattecompress.backends.tvm.compute.pooling import (
     max_pool,
     plane_mean,
 )
-from mattecompress.backends.tvm.compute.resize import resize_bilinear
+from mattecompress.backends.tvm.compute.resize import resize_bilinear, resize_in_phases
 from mattecompress.backends.tvm.importer.absorption import FEW_CHANNELS
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
-from mattecompress.ops.resize import Taps, taps
+from mattecompress.ops.resize import Taps, phases, taps
 from mattecompress.program import Program
 
 assert ops
@@ -104,13 +104,21 @@ def _resize(scope: Scope, node: fx.Node) -> Conversion:
     source, _, align_corners, scales = _filled(node, (None, None, False, None))
     sizes, results = scope.shape(source)[2:], scope.shape(node)[2:]
     scales = scales or (None, None)
-    tables: list[np.ndarray[Any, Any]] = []
-    for size, result, scale in zip(sizes, results, scales, strict=True):
-        tables += _tables(taps(size, result, scale, align_corners), scope.dtype(node))
-    few = scope.shape(source)[1] <= FEW_CHANNELS
+    rows, columns = (
+        taps(size, result, scale, align_corners)
+        for size, result, scale in zip(sizes, results, scales, strict=True)
+    )
+    dtype, few = scope.dtype(node), scope.shape(source)[1] <= FEW_CHANNELS
     image = scope.sample(source) if few else scope.view(source)
+    found = phases(columns, sizes[1]) if scope.in_frame else None
+    compute: Callable[..., te.Tensor]
+    if found is None:
+        tables = [*_tables(rows, dtype), *_tables(columns, dtype)]
+        compute = partial(resize_bilinear, keep=scope.in_frame)
+    else:
+        tables = [*_tables(rows, dtype), found.weights.astype(dtype)]
+        compute = partial(resize_in_phases, factor=found.factor, shift=found.shift)
     operands = [image, *(scope.constant(table) for table in tables)]
-    compute = partial(resize_bilinear, keep=scope.in_frame)
     return Conversion(compose(compute, operands), "resize", INJECTIVE)
 
 

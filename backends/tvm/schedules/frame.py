@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
-from mattecompress.backends.tvm.compute.resize import FRAME_ROW, KEPT
+from mattecompress.backends.tvm.compute.resize import FRAME_ROW, KEPT, PHASES
 from mattecompress.backends.tvm.schedules.convolution import Packing
 from mattecompress.backends.tvm.schedules.pieces import (
     ROW_LOOP,
@@ -17,8 +17,16 @@ from mattecompress.backends.tvm.schedules.pieces import (
     serial_pieces,
     vector_pieces,
 )
-from mattecompress.backends.tvm.schedules.stages import RefusalError, child_blocks, inline, lanes_of
+from mattecompress.backends.tvm.schedules.stages import (
+    RefusalError,
+    child_blocks,
+    inline,
+    is_contiguous,
+    lanes_of,
+)
 from mattecompress.backends.tvm.targets import Target
+
+MOST_LANES = 64
 
 
 def schedule_frame(s: Schedule, target: Target) -> list[Packing]:
@@ -38,13 +46,16 @@ def schedule_frame(s: Schedule, target: Target) -> list[Packing]:
 
 
 def _schedule_row(s: Schedule, block: Any, target: Target, row: int) -> None:
-    loops, cuts = s.get_loops(block), [condition_cuts(s.get(block), axis) for axis in range(4)]
-    for axis, loop in enumerate(loops):
-        extent = int(s.get(loop).extent)
-        if axis == len(loops) - 1:
-            mark(s, loop, vector_pieces(extent, lanes_of(s, target), cuts[axis]))
-        elif cuts[axis] and axis != row:
-            mark(s, loop, serial_pieces(extent, cuts[axis]))
-    others = [loop for axis, loop in enumerate(loops) if axis not in (0, row)]
-    s.reorder(loops[0], loops[row], *others)
-    s.annotate(loops[row], ROW_LOOP, True)
+    """Let rows be the outer loop, and the last loop run in vectors; columns and channels that follow each other are one."""
+    cuts = [condition_cuts(s.get(block), axis) for axis in range(4)]
+    lanes = min(lanes_of(s, target), int(s.get(block).annotations.get(PHASES, MOST_LANES)))
+    if row == 1 and is_contiguous(s.get(block)):
+        s.fuse(*s.get_loops(block)[2:])
+    image, *loops, last = s.get_loops(block)
+    for axis, loop in enumerate(loops, start=1):
+        if cuts[axis] and axis != row:
+            mark(s, loop, serial_pieces(int(s.get(loop).extent), cuts[axis]))
+    mark(s, last, vector_pieces(int(s.get(last).extent), lanes, cuts[-1]))
+    others = [loop for axis, loop in enumerate(loops, start=1) if axis != row]
+    s.reorder(image, loops[row - 1], *others, last)
+    s.annotate(loops[row - 1], ROW_LOOP, True)

@@ -91,7 +91,7 @@ def place_rows(schedule: Schedule, loop: Any, lanes: int) -> None:
     for block in reversed(child_blocks(schedule)):
         if KEPT not in schedule.get(block).annotations:
             continue
-        contiguous, cuts = _is_contiguous(schedule.get(block)), condition_cuts(schedule.get(block), 3)
+        contiguous, cuts = is_contiguous(schedule.get(block)), condition_cuts(schedule.get(block), 3)
         schedule.compute_at(block, loop, preserve_unit_loops=True)
         column, channel = schedule.get_loops(block)[-2:]
         if contiguous:
@@ -99,7 +99,7 @@ def place_rows(schedule: Schedule, loop: Any, lanes: int) -> None:
         mark(schedule, channel, vector_pieces(int(schedule.get(channel).extent), lanes, cuts))
 
 
-def _is_contiguous(block: Any) -> bool:
+def is_contiguous(block: Any) -> bool:
     """Whether columns and channels of what is read follow each other in memory as in what is written."""
     *_, column, channel = (iterator.var for iterator in block.iter_vars)
     (written,) = block.writes

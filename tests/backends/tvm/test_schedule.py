@@ -27,7 +27,7 @@ from mattecompress.backends.tvm.schedules.pieces import (
 )
 from mattecompress.backends.tvm.schedules.relayout import pack
 from mattecompress.backends.tvm.targets import TARGETS, find_target
-from tests.backends.tvm.nets import HOST, Net, inputs_of, largest_difference, program_of
+from tests.backends.tvm.nets import HOST, Net, PairNet, inputs_of, largest_difference, program_of
 
 
 @given(extent=st.integers(0, 2000), lanes=st.sampled_from([1, 2, 4, 8, 16]))
@@ -157,6 +157,22 @@ def test_planes_of_the_frame_are_one_kernel():
     names = rules_used(lower(small_matting_program(), HOST))
     assert [name for name, rule in names.items() if rule == "frame"] == ["frame"]
     assert not [name for name in names if "clamp" in name or "mul" in name.split("_")]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 4.0, 8.0, 16.0])
+def test_planes_of_the_frame_grow_by_any_factor(factor, align_corners):
+    def resized(x):
+        return torch.ops.matte.resize_bilinear(x, None, align_corners, [factor, factor])
+
+    def expression(self, coefficients, image):
+        matte = resized(coefficients * 3) * image + resized(coefficients.abs())
+        return (matte[:, :3] + image[:, :3]).clamp(0, 1), matte[:, 3:].clamp(0, 1)
+
+    shapes = (1, 4, 6, 10), (1, 4, int(6 * factor), int(10 * factor))
+    program = program_of(PairNet(expression), *shapes, outputs=2)
+    assert "frame" in rules_used(lower(program, HOST)).values()
+    assert largest_difference(program) == 0
 
 
 def test_vector_width_does_not_change_a_bit():
