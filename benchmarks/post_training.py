@@ -3,8 +3,8 @@
     python benchmarks/post_training.py --data DATA --checkpoint rvm_mobilenetv3.safetensors
     python benchmarks/post_training.py ... --size 288x512 --seeds 0 --precisions w4a8 w4a4 --methods qdrop ptq4vm
 
-The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the flow term, and both begin with the `qdrop`
-program of their precision. Clips are those of footage.py; errors are measured against the float network's alpha. Each
+The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the flow term. Both have equalized channels and
+begin with the `qdrop equalized` program of their precision. Clips are those of footage.py; errors are measured against the float network's alpha. Each
 program is made in a process of its own, for its seconds and its peak memory. What is done is kept in the folder --work,
 each block and epoch: the same command goes on after a stop, and docs/post-training.md is written anew from all that the
 folder holds whenever a row is measured.
@@ -45,10 +45,11 @@ MODEL = "rvm-mobilenetv3"
 STARTS = {
     "mse": None,
     "mse equalized": None,
-    "brecq": "mse equalized",
-    "qdrop": "mse equalized",
-    "qdrop+GAC": "qdrop",
-    "ptq4vm": "qdrop",
+    "brecq": "mse",
+    "qdrop": "mse",
+    "qdrop equalized": "mse equalized",
+    "qdrop+GAC": "qdrop equalized",
+    "ptq4vm": "qdrop equalized",
 }
 """Each method, and the one whose program it goes on from."""
 
@@ -62,6 +63,7 @@ def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None
         "mse equalized": Mse(*both, equalize=recipe == "fast"),
         "brecq": Brecq(*both, recipe, iterations),
         "qdrop": Qdrop(*both, recipe, iterations),
+        "qdrop equalized": Qdrop(*both, recipe, iterations, equalize=recipe == "fast"),
         "qdrop+GAC": Ptq4vm(*both, recipe, iterations, epochs=epochs),
         "ptq4vm": Ptq4vm(*both, recipe, iterations, epochs=epochs, flow="dis"),
     }

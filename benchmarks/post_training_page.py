@@ -4,7 +4,6 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -12,8 +11,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from results import render_page, spread
 
 METRICS = ("mad", "mse", "grad", "conn", "dtssd")
-ORDER = ("mse", "mse equalized", "brecq", "qdrop", "qdrop+GAC", "ptq4vm")
-"""The methods, from the largest error to the smallest in PTQ4VM's tables."""
+ORDER = ("mse", "mse equalized", "brecq", "qdrop", "qdrop equalized", "qdrop+GAC", "ptq4vm")
+"""The methods, from the largest error to the smallest in PTQ4VM's tables, each with its equalized form."""
+COMPARED = (
+    ("mse equalized", "mse"),
+    ("brecq", "mse"),
+    ("qdrop", "brecq"),
+    ("qdrop equalized", "qdrop"),
+    ("qdrop+GAC", "qdrop equalized"),
+    ("ptq4vm", "qdrop+GAC"),
+    ("ptq4vm", "qdrop equalized"),
+    ("ptq4vm", "qdrop"),
+)
+"""Methods and what their MAD is set beside."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +101,16 @@ def group_rows(rows: Sequence[Row]) -> list[Group]:
 
 
 def order_lines(groups: Sequence[Group]) -> Iterator[str]:
-    """Whether each method is better than the one before it, the last than `qdrop`, and what flow does to dtSSD."""
-    for first, second in pairwise(groups):
-        if (first.size, first.precision) == (second.size, second.precision):
-            yield from _comparison(second, first)
+    """How methods compare in MAD, and what flow does to dtSSD."""
     by_key = {(group.size, group.precision, group.method): group for group in groups}
-    for (size, precision, method), group in by_key.items():
-        start, without = (by_key.get((size, precision, other)) for other in ("qdrop", "qdrop+GAC"))
-        if method == "ptq4vm" and start and without:
-            yield from _comparison(group, start)
-        share = group.against(without, "dtssd") if method == "ptq4vm" and without else None
-        if share is not None:
+    for size, precision in dict.fromkeys((group.size, group.precision) for group in groups):
+        for pair in COMPARED:
+            group, other = (by_key.get((size, precision, method)) for method in pair)
+            if group and other:
+                yield from _comparison(group, other)
+        group, other = (by_key.get((size, precision, method)) for method in ("ptq4vm", "qdrop+GAC"))
+        share = group.against(other, "dtssd") if group and other else None
+        if group and share is not None:
             yield f"{_place(group)}: the flow term changes dtSSD by {share - 1:+.1%}."
 
 

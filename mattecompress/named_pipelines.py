@@ -66,7 +66,7 @@ class _Reconstruction:
     activations: int = 8
     recipe: Recipe = "fast"
     iterations: int | None = None
-    equalize: bool | None = None
+    equalize: bool | None = False
 
     def passes(self) -> str:
         """As `mse`, then reconstruct."""
@@ -122,6 +122,7 @@ class Ptq4vm(Qdrop):
     target: what GAC aims at: the true alpha where it is known, or the float program's.
     """
 
+    equalize: bool | None = None
     epochs: int | None = None
     flow: Literal["none", "dis", "raft"] = "none"
     flow_checkpoint: str | None = None
