@@ -14,21 +14,22 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 import mattecompress as mc
 from mattecompress.benchmark import Work, time_in_turn
 from mattecompress.cli.options import parse_size
 from mattecompress.data.sources import load_clips
 from mattecompress.errors import UserError
+from mattecompress.inspection.decisions import record_decisions
 from mattecompress.modules.spatial_mask import SpatialMask, compared
 from mattecompress.program import Program
 from mattecompress.stream import Runner, Stream
+from mattecompress.watching import watch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -105,21 +106,27 @@ def with_share(program: Program, frame: Tensor, share: float) -> Program:
 
 
 def density(program: Program, frame: Tensor) -> float:
-    """The share of positions that the mask marks."""
-    (call,) = program.called_modules(SpatialMask)
-    return float(program.module(call)(_coarse(program, frame)).mean())
+    """The share of positions that the mask marks, after its states have settled."""
+    mask, *_ = record_decisions(program, settling(frame)).decisions
+    return mask.densities[-1]
 
 
-@torch.no_grad()
 def _coarse(program: Program, frame: Tensor) -> Tensor:
     """What the mask is computed from, once the frame has been seen some times."""
-    shown = program.clone()
-    (call,) = shown.called_modules(SpatialMask)
-    shown.add_output("coarse", call.all_input_nodes[0])
-    shown.graph_module.recompile()
-    stream = Stream(shown, shown.run)
-    *_, last = (stream(seen) for seen in repeat(frame, WARM + 1))
-    return last["coarse"]
+    (call,) = program.called_modules(SpatialMask)
+    seen: list[Tensor] = []
+
+    def look(node: fx.Node, value: Tensor) -> None:
+        if node is call.all_input_nodes[0]:
+            seen.append(value)
+
+    watch(program, [settling(frame)], look)
+    return seen[-1]
+
+
+def settling(frame: Tensor) -> Tensor:
+    """A frame (1,3,H,W) as often as states take to settle, and once more."""
+    return frame.expand(WARM + 1, -1, -1, -1)
 
 
 def _work(program: Program, run: Runner, frame: Tensor) -> Work:

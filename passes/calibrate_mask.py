@@ -7,17 +7,17 @@ Source: BiVM equation (16), whose symbols are lost in our copy of the paper: a r
 published costs imply a density of 0.28 to 0.33.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import CalibrationError, Feed
+from mattecompress.feed import CalibrationError
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig, compared
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
+from mattecompress.watching import watch
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CalibrateMask(Pass):
         for call in program.called_modules(SpatialMask):
             config = program.module(call).config
             assert isinstance(config, SpatialMaskConfig)
-            coarse = list(_values(program, call.all_input_nodes[0], context))
+            coarse = _values(program, call.all_input_nodes[0].name, context)
             chosen, share = self._search(config, coarse)
             changed |= chosen != config
             program.add_module(str(call.target), SpatialMask(chosen).train(program.graph_module.training))
@@ -73,20 +73,17 @@ class CalibrateMask(Pass):
         return best, share
 
 
-@torch.no_grad()
-def _values(program: Program, node: fx.Node, context: Context) -> Iterator[Tensor]:
-    """What a node yields on each frame of the clips, states carried from zero within a clip."""
-    shown = program.clone()
+def _values(program: Program, name: str, context: Context) -> list[Tensor]:
+    """What a node yields on each frame of the clips."""
+    shown, values = program.clone(), list[Tensor]()
     shown.graph_module.eval()
-    shown.add_output(node.name, next(copy for copy in shown.graph.nodes if copy.name == node.name))
-    shown.graph_module.recompile()
-    feed, states = Feed(shown, context.clips), dict[str, Tensor]()
-    for done, (clip, index) in enumerate(feed.places, start=1):
-        states = feed.zeros(clip) if index == 0 else states
-        outputs = shown.run(**feed.frame(clip, index), **states)
-        states = {pair.input: outputs[pair.output] for pair in shown.states}
-        yield outputs[node.name]
-        context.progress(done, len(feed.places), "calibrate")
+
+    def look(node: fx.Node, value: Tensor) -> None:
+        if node.name == name:
+            values.append(value)
+
+    watch(shown, context.clips, look, context.progress)
+    return values
 
 
 def _measure(config: SpatialMaskConfig, coarse: list[Tensor]) -> tuple[float, float]:

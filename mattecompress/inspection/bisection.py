@@ -20,12 +20,13 @@ from torch import Tensor, fx
 from mattecompress.data.sources import frame_node
 from mattecompress.feed import Clip, Feed
 from mattecompress.inspection.alignment import align
-from mattecompress.inspection.error import Values, Watched
+from mattecompress.inspection.error import Values
 from mattecompress.pipeline import Context, Pipeline
 from mattecompress.preparation import fix_size
 from mattecompress.program import Level, Program
 from mattecompress.propagation import program_symbols
 from mattecompress.text import print_node
+from mattecompress.watching import Watched
 
 Outputs = list[Values]
 Step = Callable[[Mapping[str, Tensor]], Values]

@@ -16,10 +16,10 @@ import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.binarization.masking import RESIZES, masked_nodes
 from mattecompress.errors import UserError
 from mattecompress.feed import Clip, Feed
-from mattecompress.inspection.error import Watched
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.program import Program
+from mattecompress.watching import watch
 
 DERIVED = (*RESIZES, torch.ops.aten.max_pool2d.default, torch.ops.matte.mask_tiles.default)
 """What a mask of one size is made another of, and its tiles."""
@@ -98,25 +98,20 @@ def record_decisions(program: Program, clip: Clip) -> Decisions:
         )
     seen: dict[fx.Node, list[Tensor]] = {node: [] for node in (*masks, *routers, *under.values())}
 
-    def keep(node: fx.Node, value: Tensor) -> Tensor:
+    def look(node: fx.Node, value: Tensor) -> None:
         if node in routers:
             seen[node].append(_attending(program, routers[node], value))
         elif node in seen:
             seen[node].append(_active(node, value))
-        return value
 
-    feed = Feed(program, [clip])
-    watched, states = Watched(program, keep), feed.zeros(0)
-    for index in range(feed.length(0)):
-        outputs = watched.outputs({**feed.frame(0, index), **states})
-        states = {pair.input: outputs[pair.output] for pair in program.states}
+    watch(program, [clip], look)
     found = [_decision(program, node, "mask", seen[node]) for node in masks]
     found += [_decision(program, call, "router", seen[scores]) for scores, call in routers.items()]
     places = {node.name: place for place, node in enumerate(program.operations())}
     shares = {node: float(torch.stack(maps).double().mean()) for node, maps in seen.items()}
     densities = {node.name: shares[mask] for node, mask in under.items()}
     densities |= {each.node: each.density for each in found}
-    frames = next(iter(feed.clips[0].values()))
+    frames = next(iter(Feed(program, [clip]).clips[0].values()))
     return Decisions(frames, tuple(sorted(found, key=lambda each: places[each.node])), densities)
 
 

@@ -10,7 +10,6 @@ nearest values that are aligned.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -21,6 +20,7 @@ from mattecompress.inspection.alignment import Alignment, align
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.error import decibels
+from mattecompress.watching import Watched
 
 Values = dict[str, Tensor]
 
@@ -61,29 +61,6 @@ class NodeError:
     def own_sqnr(self) -> float | None:
         """Of the node's own error, in dB; None where there is none."""
         return decibels(self.own_error**2) if self.own_noise else None
-
-
-class Watched(fx.Interpreter):
-    """Runs a program, shows every tensor that a node yields, and lets a visitor exchange it.
-
-    visit: called with each node and its value; what it returns is what other nodes read.
-    """
-
-    def __init__(self, program: Program, visit: Callable[[fx.Node, Tensor], Tensor]) -> None:
-        super().__init__(program.graph_module)
-        self.program = program
-        self.visit = visit
-
-    def run_node(self, n: fx.Node) -> Any:
-        """The node's value as the visitor gives it back."""
-        value = super().run_node(n)
-        watched = n.op in ("call_function", "call_module") and isinstance(value, Tensor)
-        return self.visit(n, value) if watched else value
-
-    def outputs(self, inputs: Mapping[str, Tensor]) -> Values:
-        """Every output by name, from every input."""
-        values = self.run(*(inputs[name] for name in self.program.input_names))
-        return dict(zip(self.program.output_names, values, strict=True))
 
 
 @dataclass

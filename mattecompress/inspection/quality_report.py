@@ -11,8 +11,8 @@ from mattecompress.evaluation import METRICS, predict
 from mattecompress.inspection.quality import affine_numbers, find_uncalibrated, region_ratios
 from mattecompress.metrics import evaluate_clip
 from mattecompress.program import Program
-from mattecompress.quantization.calibration import Progress
 from mattecompress.report import VariantReport, frame_errors, over_green, write_report
+from mattecompress.watching import Progress
 
 
 def write_quality_report(

@@ -9,14 +9,15 @@ QDrop's two-sided search over every width and zero point.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import CalibrationError, Clip, Feed
+from mattecompress.feed import Clip, Feed
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program
+from mattecompress.watching import Progress, watch
 
 POWER = 2.4
 COARSE = tuple(1 - 0.05 * step for step in range(20))
@@ -24,7 +25,6 @@ FINE = tuple(0.01 * step for step in range(-4, 5) if step)
 ROUNDS = 2
 SAMPLES = 1 << 15
 
-Progress = Callable[[int, int, str], None]
 RangeMethod = Literal["mse", "min-max"]
 
 
@@ -55,53 +55,6 @@ class Observation:
         if flat.numel() > count:
             flat = flat[torch.randint(flat.numel(), (count,), generator=generator)]
         self.pieces.append(flat.float().clone())
-
-
-class _Observer(fx.Interpreter):
-    """Runs a program and takes in the values of the nodes that are asked for."""
-
-    def __init__(self, program: Program, take: Callable[[str, Tensor], None]) -> None:
-        super().__init__(program.graph_module)
-        self.program = program
-        self.take = take
-        self.extra_traceback = False
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.take(n.name, value)
-        return value
-
-    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
-        values = self.run(*(inputs[name] for name in self.program.input_names))
-        return dict(zip(self.program.output_names, values, strict=True))
-
-
-@torch.no_grad()
-def watch(
-    program: Program,
-    clips: Sequence[Clip],
-    take: Callable[[str, Tensor], None],
-    progress: Progress = lambda done, total, what: None,
-) -> None:
-    """Run every clip frame by frame, states carried from zero within a clip, and show `take` what each node yields.
-
-    clips: as `Feed` takes them; a program of open sizes takes the clips' sizes.
-
-    Raises:
-        CalibrationError: no clips, clips that do not fit, or `take` raised FloatingPointError.
-    """
-    feed, run = Feed(program, clips), _Observer(program, take)
-    states: dict[str, Tensor] = {}
-    for done, (clip, index) in enumerate(feed.places, start=1):
-        states = feed.zeros(clip) if index == 0 else states
-        try:
-            outputs = run(**feed.frame(clip, index), **states)
-        except FloatingPointError as error:
-            place = f"frame {index + 1} of clip {clip + 1}"
-            raise CalibrationError(f"{error} on {place}: check the clips and the weights") from error
-        states = {pair.input: outputs[pair.output] for pair in program.states}
-        progress(done, len(feed.places), "calibrate")
 
 
 class Collects(Protocol):
@@ -138,14 +91,14 @@ def collect(
     generator = torch.Generator().manual_seed(seed)
     share = -(-samples // len(Feed(program, clips).places))
 
-    def take(name: str, value: Tensor) -> None:
-        if name in seen:
+    def look(node: fx.Node, value: Tensor) -> None:
+        if node.name in seen:
             try:
-                seen[name].add(value, share, generator)
+                seen[node.name].add(value, share, generator)
             except FloatingPointError as error:
-                raise FloatingPointError(f"%{name} holds {error}") from error
+                raise FloatingPointError(f"%{node.name} holds {error}") from error
 
-    watch(program, clips, take, progress)
+    watch(program, clips, look, progress)
     return seen
 
 

@@ -20,7 +20,8 @@ from mattecompress.facts import Precision
 from mattecompress.feed import Clip
 from mattecompress.modules.quantizer import QuantizerConfig
 from mattecompress.program import Program
-from mattecompress.quantization.calibration import Progress, collect, fitted
+from mattecompress.quantization.calibration import collect, fitted
+from mattecompress.watching import Progress
 
 EXPONENTS = (0.25, 0.5, 0.75, 1.0)
 SMALLEST_SHARE = 1e-3

@@ -12,7 +12,7 @@ in both.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,12 +27,11 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.stream import Stream
+from mattecompress.watching import Progress
 
 PREPARE = "canonicalize,fold-batch-norm,partition-blocks"
 MIB = 2**20
 PACKED_BITS = 4
-
-Progress = Callable[[int, int, str], None]
 
 
 class ScanError(UserError):

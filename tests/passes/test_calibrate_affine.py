@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mattecompress.errors import UserError
+from mattecompress.feed import CalibrationError
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
 from mattecompress.passes.calibrate_affine import CalibrateAffine
@@ -16,7 +17,6 @@ from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.propagation import propagate
-from mattecompress.quantization.calibration import CalibrationError
 from mattecompress.reconstruction.affine import absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import CheckpointError
 from mattecompress.text import print_program

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Precision
 from mattecompress.feed import CalibrationError
-from mattecompress.named_pipelines import Mse, Qdrop
+from mattecompress.named_pipelines import Brecq, Mse, Ptq4vm, Qdrop
 from mattecompress.options import OptionError
 from mattecompress.passes.equalize_channels import EqualizeChannels
 from mattecompress.passes.quantize import Quantize
@@ -178,10 +178,19 @@ def test_refuses_options(options: dict, message: str) -> None:
         EqualizeChannels(**options)
 
 
-def test_the_fast_recipes_begin_with_it() -> None:
+def test_the_fast_recipe_of_ptq4vm_begins_with_it_and_baselines_where_asked() -> None:
     with_it = [
-        pipeline.passes() for pipeline in (Mse(equalize=True), Qdrop(), Qdrop(recipe="paper", equalize=True))
+        pipeline.passes()
+        for pipeline in (
+            Mse(equalize=True),
+            Qdrop(equalize=None),
+            Ptq4vm(),
+            Ptq4vm(recipe="paper", equalize=True),
+        )
     ]
-    without = [pipeline.passes() for pipeline in (Mse(), Qdrop(recipe="paper"), Qdrop(equalize=False))]
+    without = [
+        pipeline.passes()
+        for pipeline in (Mse(), Brecq(), Qdrop(), Ptq4vm(recipe="paper"), Ptq4vm(equalize=False))
+    ]
     assert all("equalize-channels{weights=8 activations=8},quantize" in text for text in with_it)
     assert not any("equalize-channels" in text for text in without)

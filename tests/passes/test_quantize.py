@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.facts import Precision
+from mattecompress.feed import CalibrationError
 from mattecompress.models.checkpoints import load_checkpoint
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
@@ -18,7 +19,6 @@ from mattecompress.passes.quantize import Quantize, layer_path
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.quantization.calibration import CalibrationError
 from mattecompress.regions import region_graph
 from mattecompress.signature import Signature
 from mattecompress.stream import Stream

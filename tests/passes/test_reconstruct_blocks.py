@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
-from mattecompress.feed import Feed
+from mattecompress.feed import CalibrationError, Feed
 from mattecompress.models.checkpoints import load_checkpoint
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
@@ -20,7 +20,6 @@ from mattecompress.passes.reconstruct_blocks import ReconstructBlocks
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.quantization.calibration import CalibrationError
 from mattecompress.reconstruction.checkpoints import CheckpointError
 from mattecompress.stream import Stream
 from mattecompress.text import print_program

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
+from mattecompress.feed import CalibrationError
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program, StatePair
 from mattecompress.quantization import calibration
 from mattecompress.quantization.calibration import (
-    CalibrationError,
     fit_activations,
     fit_weights,
     observe,
