@@ -159,9 +159,9 @@ def test_planes_of_the_frame_are_one_kernel():
     assert not [name for name in names if "clamp" in name or "mul" in name.split("_")]
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 4.0, 8.0, 16.0])
-def test_planes_of_the_frame_grow_by_any_factor(factor, align_corners):
+def growing_program(factor: float, align_corners: bool = False):
+    """Planes that grow by a factor, as the frame computes them."""
+
     def resized(x):
         return torch.ops.matte.resize_bilinear(x, None, align_corners, [factor, factor])
 
@@ -170,7 +170,13 @@ def test_planes_of_the_frame_grow_by_any_factor(factor, align_corners):
         return (matte[:, :3] + image[:, :3]).clamp(0, 1), matte[:, 3:].clamp(0, 1)
 
     shapes = (1, 4, 6, 10), (1, 4, int(6 * factor), int(10 * factor))
-    program = program_of(PairNet(expression), *shapes, outputs=2)
+    return program_of(PairNet(expression), *shapes, outputs=2)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("factor", [1.5, 2.0, 3.0, 4.0, 8.0, 16.0])
+def test_planes_of_the_frame_grow_by_any_factor(factor, align_corners):
+    program = growing_program(factor, align_corners)
     assert "frame" in rules_used(lower(program, HOST)).values()
     assert largest_difference(program) == 0
 
@@ -188,8 +194,11 @@ def test_vector_width_does_not_change_a_bit():
 
 @pytest.mark.needs("qemu-aarch64")
 @pytest.mark.parametrize("name", ["cortex-a53", "cortex-a76"])
-def test_arm_gives_the_bits_of_this_machine(name, tmp_path):
-    program = small_matting_program()
+@pytest.mark.parametrize(
+    "made", [small_matting_program, lambda: growing_program(4.0)], ids=["small", "growing"]
+)
+def test_arm_gives_the_bits_of_this_machine(made, name, tmp_path):
+    program = made()
     inputs, target = inputs_of(program), find_target(name)
     expected = compile_host(lower(program, HOST), HOST).run(**inputs)
     result = emit_executable(lower(program, target), program, target, tmp_path, "net").run(**inputs)
