@@ -55,19 +55,17 @@ class FedBack:
 class Stream:
     """Carries a program's recurrent states over any way of running it: the program itself or an artifact.
 
+    frame_name: the input that is a frame.
+
     Raises:
         FrameInputError: the program takes something else than a frame, and perhaps a trimap, besides its states.
     """
 
     def __init__(self, program: Program, run: Runner | None = None) -> None:
         self.program = program
+        self.frame_name, self._takes_trimap = str(frame_node(program).target), takes_trimap(program)
         self.stateful = run if isinstance(run, Stateful) else FedBack(program, run or program.run)
         self.stateful.reset()
-
-    @property
-    def frame_name(self) -> str:
-        """The input that is a frame."""
-        return str(frame_node(self.program).target)
 
     @torch.no_grad()
     def __call__(self, frame: Tensor, trimap: Tensor | None = None) -> dict[str, Tensor]:
@@ -79,7 +77,7 @@ class Stream:
         Raises:
             TrimapError: the program takes a trimap and there is none, or takes none.
         """
-        if takes_trimap(self.program) != (trimap is not None):
+        if self._takes_trimap != (trimap is not None):
             takes, fix = ("no", "leave it out") if trimap is not None else ("a", "add --trimap")
             raise TrimapError(f"{self.program.name} takes {takes} trimap with each frame: {fix}")
         if trimap is None:
