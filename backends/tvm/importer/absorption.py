@@ -7,8 +7,8 @@ Inside convolutions:
   gathers its input into a small buffer anyway, and computes the node on the way.
 - But an arithmetic node stays outside if it can be the epilogue of what computes its operand.
 
-Inside packings, each for itself: a join that several of them read, with other thresholds each, and nobody else. Bits are
-few where floats are many, so that computing a join again is less than writing it down.
+Inside packings: a join that several of them read, with other thresholds each, and nobody else. One kernel computes it
+pixel by pixel for all of them. Bits are few where floats are many: the join is not written down.
 
 In the frame, the last pass over whole images, which writes the program's outputs plane by plane: elementwise nodes,
 slices, joins, resizes and means over few channels that only outputs or other such nodes read. What a resize reads is

@@ -8,7 +8,7 @@ from torch import fx
 from tvm import relax, te
 
 from mattecompress import ops
-from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, in_memory
+from mattecompress.backends.tvm.compute.operands import INJECTIVE, OPAQUE, compose, emit, in_memory
 from mattecompress.backends.tvm.importer.absorption import PACKINGS
 from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
 from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emit_binary_conv2d_bits
@@ -28,7 +28,13 @@ from mattecompress.backends.tvm.kernels.masked import (
     emit_masked_quantized_conv2d,
 )
 from mattecompress.backends.tvm.kernels.masked_float import emit_masked_conv2d
-from mattecompress.backends.tvm.kernels.packing import emit_pack_plane, emit_pack_signs, emit_pack_units
+from mattecompress.backends.tvm.kernels.packing import (
+    emit_pack_plane,
+    emit_pack_signs,
+    emit_pack_units,
+    limits_of,
+    packed_signs,
+)
 
 assert ops
 matte = torch.ops.matte
@@ -56,13 +62,18 @@ EMITTERS: dict[Any, Emitter] = {
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
     """Any node of `EMITTERS`: activations are handed over in memory and in storage order, constants as tensors."""
+    if node in scope.values:
+        return Conversion(scope.values[node], str(node.target), OPAQUE, done=True)
+    twins = _packed_alike(node)
+    if len(twins) > 1:
+        return _pack_at_once(scope, twins)
     operands = [_operand(scope, node, source) for source in node.args if isinstance(source, fx.Node)]
     variable = EMITTERS[node.target](scope.builder, node, operands)
     return Conversion(in_memory(variable), str(node.target), OPAQUE, done=True)
 
 
 def _operand(scope: Scope, node: fx.Node, source: fx.Node) -> Any:
-    """Spread tiles stay a view for the convolution that gathers them; each packing computes a view anew."""
+    """Spread tiles stay a view for the convolution that gathers them; a packing computes a view itself."""
     if source.op == "get_attr":
         return scope.program.tensor(source).detach()
     if node.target in PACKINGS and not scope.view(source).is_stored:
@@ -70,6 +81,31 @@ def _operand(scope: Scope, node: fx.Node, source: fx.Node) -> Any:
     if node.target is matte.masked_conv2d.default and source.target is matte.spread_tiles.default:
         return scope.view(source)
     return scope.variable(source)
+
+
+def _packed_alike(node: fx.Node) -> list[fx.Node]:
+    """The packings of one source that differ in their thresholds alone, this one among them; none but of signs."""
+    if node.target is not matte.pack_signs.default or node.args[1] is None:
+        return []
+    readers = node.args[0].users  # type: ignore[union-attr]
+    return [
+        reader
+        for reader in readers
+        if reader.target is node.target and reader.args[1] is not None and reader.args[2:] == node.args[2:]
+    ]
+
+
+def _pack_at_once(scope: Scope, twins: list[fx.Node]) -> Conversion:
+    """Several packings of one source by one kernel, which reads or computes it once."""
+    first = twins[0]
+    source = scope.view(first.args[0])  # type: ignore[arg-type]
+    limits = [scope.constant(limits_of(scope.program.tensor(twin.args[1]))) for twin in twins]  # type: ignore[arg-type]
+    views = [packed_signs(source, twin, limit) for twin, limit in zip(twins, limits, strict=True)]
+    with scope.builder.computing(*twins):
+        results = emit(scope.builder, "pack", OPAQUE, *views)
+    for place, twin in enumerate(twins):
+        scope.values[twin] = in_memory(scope.builder.emit(relax.TupleGetItem(results, place)))
+    return Conversion(scope.values[first], str(first.target), OPAQUE, done=True)
 
 
 def spread(scope: Scope, node: fx.Node) -> Conversion:

@@ -17,11 +17,18 @@ import numpy as np
 from torch import fx
 from tvm import relax, te, tirx
 
-from mattecompress.backends.tvm.compute.operands import INJECTIVE
+from mattecompress.backends.tvm.compute.operands import INJECTIVE, View, compose
 from mattecompress.backends.tvm.kernels.intrinsics import current_target, flag, gather_bits
 from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.kernels.window import Expression, arguments, constant, emit_kernel
-from mattecompress.backends.tvm.schedules.pieces import condition_cuts, mark, serial_pieces, vector_pieces
+from mattecompress.backends.tvm.schedules.pieces import (
+    PIXEL_LOOP,
+    ROW_LOOP,
+    condition_cuts,
+    mark,
+    serial_pieces,
+    vector_pieces,
+)
 from mattecompress.backends.tvm.schedules.stages import child_blocks, inline, place_rows
 from mattecompress.ops.binary import bytes_per_group
 
@@ -33,8 +40,12 @@ def emit_pack_signs(builder: relax.BlockBuilder, node: fx.Node, operands: Sequen
     values = arguments(node)
     if values["threshold"] is None:
         return _emit(builder, values, operands[0], lambda x, _: x >= tirx.const(0.0, "float32"))
-    limits = constant(operands[1]).reshape(-1).astype(np.float32)
-    return _emit(builder, values, operands[0], lambda x, limit: x >= limit, limits)
+    return _emit(builder, values, operands[0], _reaches, limits_of(operands[1]))
+
+
+def limits_of(threshold: Any) -> Any:
+    """A threshold of `matte::pack_signs` as the kernel takes it, float32 (C,)."""
+    return constant(threshold).reshape(-1).astype(np.float32)
 
 
 def emit_pack_units(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
@@ -59,6 +70,20 @@ def _high_code(x: Expression, _: Expression) -> Expression:
 
 def _number(value: float) -> Expression:
     return tirx.const(value, "float32")
+
+
+def packed_signs(source: View, node: fx.Node, limits: View) -> View:
+    """What `matte::pack_signs` makes of a source and its thresholds."""
+    values = arguments(node)
+
+    def compute(x: te.Tensor, limit: te.Tensor) -> te.Tensor:
+        return pack(x, limit, _reaches, values["groups"], values["word"])
+
+    return compose(compute, [source, limits])
+
+
+def _reaches(x: Expression, limit: Expression) -> Expression:
+    return x >= limit
 
 
 def _emit(
@@ -102,27 +127,52 @@ def pack(
 
 
 def schedule_packing(schedule: Any) -> str | None:
-    """Compute a function that ends in packing one pixel at a time, comparisons side by side.
+    """Compute a function that ends in packings one pixel at a time, comparisons side by side.
 
+    Several packings of one source share its values: each pixel is computed once, then packed by all.
     Loops are marked for `pieces.cut_loops`, to be cut where joined inputs or the padding begin.
 
     Returns:
         None when done, else why the rule does not fit; the schedule is then untouched.
     """
     blocks = child_blocks(schedule)
-    names = [schedule.get(block).name_hint for block in blocks]
-    if names[-2:] != [FLAGS, RESULT]:
+    flags, results = (
+        [block for block in blocks if schedule.get(block).name_hint.split("_")[0] == name]
+        for name in (FLAGS, RESULT)
+    )
+    if not results or len(flags) != len(results) or blocks[-1] not in results:
         return "the function does not end in packing"
     if any(var.iter_type != 0 for block in blocks for var in schedule.get(block).iter_vars):
         return "packing follows a reduction"
-    *producers, flags, result = blocks
-    inline(schedule, producers)
+    lanes = Registers.of(current_target()).bytes // 4
+    producers = [block for block in blocks if block not in (*flags, *results)]
+    shared = producers[-1:] if len(results) > 1 else []
+    inline(schedule, [block for block in producers if block not in shared])
+    nests = [_one_pixel(schedule, block, lanes) for block in shared]
+    nests += [_pack_pixel(schedule, *pair, lanes) for pair in zip(flags, results, strict=True)]
+    place_rows(schedule, nests[0][0], lanes)
+    if len(nests) > 1:
+        for row, pixel in nests:
+            schedule.annotate(row, ROW_LOOP, True)
+            schedule.annotate(pixel, PIXEL_LOOP, True)
+    return None
+
+
+def _one_pixel(schedule: Any, block: Any, lanes: int) -> tuple[Any, Any]:
+    """Loops over rows and pixels, within which the channels of a block are computed side by side."""
+    _, row, pixel, channel = schedule.get_loops(block)
+    cuts = condition_cuts(schedule.get(block), 3)
+    mark(schedule, channel, vector_pieces(int(schedule.get(channel).extent), lanes, cuts))
+    return row, pixel
+
+
+def _pack_pixel(schedule: Any, flags: Any, result: Any, lanes: int) -> tuple[Any, Any]:
+    """The same for comparisons and the bytes that they make."""
     _, row, pixel, _ = schedule.get_loops(result)
     cuts = [condition_cuts(schedule.get(flags), axis) for axis in range(4)]
-    lanes = Registers.of(current_target()).bytes // 4
-    mark(schedule, pixel, serial_pieces(int(schedule.get(pixel).extent), cuts[2]))
+    if cuts[2]:
+        mark(schedule, pixel, serial_pieces(int(schedule.get(pixel).extent), cuts[2]))
     schedule.compute_at(flags, pixel, preserve_unit_loops=True)
     place = schedule.get_loops(flags)[-1]
     mark(schedule, place, vector_pieces(int(schedule.get(place).extent), 2 * lanes, cuts[3]))
-    place_rows(schedule, row, lanes)
-    return None
+    return row, pixel

@@ -14,7 +14,7 @@ from tvm import sym, tirx
 from tvm.s_tir import SBlock
 
 MARK = "pieces"
-ROW_LOOP = "row"
+ROW_LOOP, PIXEL_LOOP = "row", "pixel"
 Piece = tuple[int, int, int]
 
 
@@ -61,7 +61,8 @@ def cut_loops(function: tirx.PrimFunc) -> tirx.PrimFunc:
 def join_rows(function: tirx.PrimFunc) -> tirx.PrimFunc:
     """The function with nests `for image: for row:` in sequence, whose row loops are marked `ROW_LOOP`, made one.
 
-    Each nest may read what those before it wrote in the same row only.
+    Where loops marked `PIXEL_LOOP` then follow each other in a row, they are made one too. Each nest may read what those
+    before it wrote in the same row only, or of the same pixel.
     """
     return function.with_body(tvm_ffi.structural_map(function.body, (tirx.SeqStmt, _join)))
 
@@ -110,8 +111,33 @@ def _join(sequence: tirx.SeqStmt) -> tirx.Stmt:
         _substitute(nest.body.body, {nest.loop_var: image.loop_var, nest.body.loop_var: row.loop_var})
         for nest in nests
     ]
-    inner = tirx.For(row.loop_var, row.min, row.extent, tirx.ForKind.SERIAL, tirx.SeqStmt(bodies))
-    return tirx.For(image.loop_var, image.min, image.extent, tirx.ForKind.SERIAL, inner)
+    inner = _serial_like(row, _join_pixels(bodies))
+    return _serial_like(image, inner)
+
+
+def _join_pixels(bodies: list[tirx.Stmt]) -> tirx.Stmt:
+    """The bodies of a row in sequence, with neighbouring loops over its pixels as one."""
+    statements = [
+        part for body in bodies for part in (body.seq if isinstance(body, tirx.SeqStmt) else [body])
+    ]
+    joined: list[tirx.Stmt] = []
+    for over_pixels, run in itertools.groupby(statements, _is_over_pixels):
+        loops = list(run)
+        if over_pixels and len(loops) > 1:
+            pixel = loops[0]
+            parts = [_substitute(loop.body, {loop.loop_var: pixel.loop_var}) for loop in loops]
+            joined.append(_serial_like(pixel, tirx.SeqStmt(parts)))
+        else:
+            joined += loops
+    return tirx.SeqStmt(joined) if len(joined) > 1 else joined[0]
+
+
+def _is_over_pixels(statement: tirx.Stmt) -> bool:
+    return isinstance(statement, tirx.For) and PIXEL_LOOP in statement.annotations
+
+
+def _serial_like(loop: tirx.For, body: tirx.Stmt) -> tirx.For:
+    return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, body)
 
 
 def _substitute(statement: Any, values: dict[tirx.Var, Any]) -> Any:

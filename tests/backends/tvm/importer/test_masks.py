@@ -1,11 +1,13 @@
 """What masked sums become: a kernel under the mask, and one everywhere that adds what the first computed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mattecompress.backends.tvm.compile import lower
+from mattecompress.backends.tvm.compile import compile_host, lower
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
@@ -71,15 +73,39 @@ def test_a_scatter_that_cannot_join_stands_alone(kind: str) -> None:
     assert sum("scatter" in name for name in kernels(program)) == 1
 
 
-def test_packings_with_other_thresholds_compute_a_join_each() -> None:
+@pytest.mark.parametrize("channels", [24, 19, 10])
+def test_packings_with_other_thresholds_compute_a_join_once(channels: int) -> None:
     """The joined image is not written down."""
 
     def joined(self, x: Tensor, y: Tensor) -> Tensor:
-        both = torch.cat([F.interpolate(x, (9, 12), mode="bilinear"), y], dim=1)
+        wide = F.interpolate(x, (9, 12), mode="bilinear")
+        both = torch.cat([wide, y[:, : channels - wide.shape[1]]], dim=1)
         return self.close(both) + self.everywhere(both)
 
-    program = lowered(joined, channels=24)
+    program = lowered(joined, channels)
     assert_right(program)
-    made = kernels(program)
-    assert [name for name in made if "pack" in name and "gather" in name]
-    assert not [name for name in made if ("join" in name or "resize" in name) and "pack" not in name]
+    assert sum("pack" in name for name in kernels(program)) == 1
+    assert not [name for name in kernels(program) if "join" in name or "resize" in name]
+
+
+def test_packings_with_other_thresholds_read_memory_once() -> None:
+    def read_often(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.close(x) + self.everywhere(x) + y
+
+    program = lowered(read_often)
+    assert_right(program)
+    assert sum("pack" in name for name in kernels(program)) == 1
+
+
+def test_packings_at_once_are_the_same_bits_on_any_vectors() -> None:
+    def joined(self, x: Tensor, y: Tensor) -> Tensor:
+        both = torch.cat([F.interpolate(x, (9, 12), mode="bilinear"), y[:, :11]], dim=1)
+        return self.close(both) + self.everywhere(both)
+
+    program = lowered(joined, 19)
+    inputs = inputs_of(program)
+    expected = program.run(**inputs)
+    for bits in (128, 256, 512):
+        target = replace(HOST, vector_bits=bits)
+        found = compile_host(lower(program, target), target).run(**inputs)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
