@@ -1,6 +1,6 @@
 """Schedule of the frame, the last pass over whole images: row by row, and in each row plane by plane.
 
-for each row: resize what is read at another size, channels side by side
+for each row: resize what is read at another size, channels side by side, or each for itself where columns come in phases
   for each output, for each of its channels: the row of that plane
 """
 
@@ -26,8 +26,6 @@ from mattecompress.backends.tvm.schedules.stages import (
 )
 from mattecompress.backends.tvm.targets import Target
 
-MOST_LANES = 64
-
 
 def schedule_frame(s: Schedule, target: Target) -> list[Packing]:
     """Schedule a function whose outputs are planes that read resized rows.
@@ -48,7 +46,8 @@ def schedule_frame(s: Schedule, target: Target) -> list[Packing]:
 def _schedule_row(s: Schedule, block: Any, target: Target, row: int) -> None:
     """Let rows be the outer loop, and the last loop run in vectors; columns and channels that follow each other are one."""
     cuts = [condition_cuts(s.get(block), axis) for axis in range(4)]
-    lanes = min(lanes_of(s, target), int(s.get(block).annotations.get(PHASES, MOST_LANES)))
+    lanes = lanes_of(s, target)
+    lanes = min(lanes, int(s.get(block).annotations.get(PHASES, lanes)))
     if row == 1 and is_contiguous(s.get(block)):
         s.fuse(*s.get_loops(block)[2:])
     image, *loops, last = s.get_loops(block)
