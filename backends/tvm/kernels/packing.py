@@ -33,6 +33,8 @@ from mattecompress.backends.tvm.schedules.stages import child_blocks, inline, pl
 from mattecompress.ops.binary import bytes_per_group
 
 RESULT, FLAGS = "packed", "flags"
+Test = Callable[[Expression, Expression], Expression]
+"""From a value and its limit to whether the bit is set."""
 
 
 def emit_pack_signs(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
@@ -74,12 +76,7 @@ def _number(value: float) -> Expression:
 
 def packed_signs(source: View, node: fx.Node, limits: View) -> View:
     """What `matte::pack_signs` makes of a source and its thresholds."""
-    values = arguments(node)
-
-    def compute(x: te.Tensor, limit: te.Tensor) -> te.Tensor:
-        return pack(x, limit, _reaches, values["groups"], values["word"])
-
-    return compose(compute, [source, limits])
+    return compose(_packing(arguments(node), _reaches), [source, limits])
 
 
 def _reaches(x: Expression, limit: Expression) -> Expression:
@@ -87,22 +84,24 @@ def _reaches(x: Expression, limit: Expression) -> Expression:
 
 
 def _emit(
-    builder: relax.BlockBuilder,
-    values: dict[str, Any],
-    source: relax.Expr,
-    test: Callable[[Expression, Expression], Expression],
-    *limits: Any,
+    builder: relax.BlockBuilder, values: dict[str, Any], source: relax.Expr, test: Test, *limits: Any
 ) -> relax.Var:
+    return emit_kernel(builder, "pack", INJECTIVE, _packing(values, test), source, *limits)
+
+
+def _packing(values: dict[str, Any], test: Test) -> Callable[..., te.Tensor]:
+    """`pack` of a node's arguments, from a source and, where the test takes them, limits."""
+
     def compute(x: te.Tensor, limit: te.Tensor | None = None) -> te.Tensor:
         return pack(x, limit, test, values["groups"], values["word"])
 
-    return emit_kernel(builder, "pack", INJECTIVE, compute, source, *limits)
+    return compute
 
 
 def pack(
     source: te.Tensor,
     limits: te.Tensor | None,
-    test: Callable[[Expression, Expression], Expression],
+    test: Test,
     groups: int,
     word: int,
 ) -> te.Tensor:
