@@ -6,7 +6,6 @@ variable, and the rests span fewer than `a` places. So no iteration reads or wri
 order is free: threads change nothing in the result, not even its last bit.
 """
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -14,6 +13,7 @@ import tvm_ffi
 from tvm import sym, tirx
 
 from mattecompress.backends.tvm.effects import Effects, number
+from mattecompress.backends.tvm.statements import sequence_of, statements_of
 
 ENOUGH_PARTS = 16
 ENOUGH_WORK = 1 << 13
@@ -37,18 +37,6 @@ def serial(statement: Any) -> Any:
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
 
     return tvm_ffi.structural_map(statement, (tirx.For, visit))
-
-
-def statements_of(statement: tirx.Stmt) -> list[tirx.Stmt]:
-    """The statements of a sequence, or the one that is none."""
-    if isinstance(statement, tirx.SeqStmt):
-        return [part for child in statement.seq for part in statements_of(child)]
-    return [statement]
-
-
-def sequence_of(statements: Sequence[tirx.Stmt]) -> tirx.Stmt:
-    """The statements one after the other."""
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 
 def _divide(statement: tirx.Stmt) -> tirx.Stmt:

@@ -12,8 +12,8 @@ import tvm_ffi
 from tvm import ir, tirx
 
 from mattecompress.backends.tvm.effects import Effects
-from mattecompress.backends.tvm.parallel import statements_of
 from mattecompress.backends.tvm.schedules.pieces import with_own_names
+from mattecompress.backends.tvm.statements import statements_of
 
 
 def overwritable(function: tirx.PrimFunc) -> list[tuple[int, int]]:

@@ -15,7 +15,8 @@ from tvm import ir, tirx
 
 from mattecompress.backends.tvm.freestanding.arena import align
 from mattecompress.backends.tvm.freestanding.plan import ITEM_BYTES, PlanError
-from mattecompress.backends.tvm.parallel import sequence_of, serial, statements_of
+from mattecompress.backends.tvm.parallel import serial
+from mattecompress.backends.tvm.statements import sequence_of, statements_of
 
 STACK_BYTES = {"global": 1024, "local": 65536}
 

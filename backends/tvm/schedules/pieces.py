@@ -13,6 +13,8 @@ import tvm_ffi
 from tvm import sym, tirx
 from tvm.s_tir import SBlock
 
+from mattecompress.backends.tvm.statements import sequence_of, statements_of
+
 MARK = "pieces"
 ROW_LOOP, PIXEL_LOOP = "row", "pixel"
 Piece = tuple[int, int, int]
@@ -117,9 +119,7 @@ def _join(sequence: tirx.SeqStmt) -> tirx.Stmt:
 
 def _join_pixels(bodies: list[tirx.Stmt]) -> tirx.Stmt:
     """The bodies of a row in sequence, with neighbouring loops over its pixels as one."""
-    statements = [
-        part for body in bodies for part in (body.seq if isinstance(body, tirx.SeqStmt) else [body])
-    ]
+    statements = [part for body in bodies for part in statements_of(body)]
     joined: list[tirx.Stmt] = []
     for over_pixels, run in itertools.groupby(statements, _is_over_pixels):
         loops = list(run)
@@ -129,7 +129,7 @@ def _join_pixels(bodies: list[tirx.Stmt]) -> tirx.Stmt:
             joined.append(_serial_like(pixel, tirx.SeqStmt(parts)))
         else:
             joined += loops
-    return tirx.SeqStmt(joined) if len(joined) > 1 else joined[0]
+    return sequence_of(joined)
 
 
 def _is_over_pixels(statement: tirx.Stmt) -> bool:
@@ -154,7 +154,7 @@ def _cut(loop: tirx.For) -> tirx.Stmt:
     values = [int(number) for number in numbers]
     pieces = zip(values[0::3], values[1::3], values[2::3], strict=True)
     statements = [_piece(loop, piece) for piece in pieces]
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+    return sequence_of(statements)
 
 
 def with_own_names(statement: tirx.Stmt) -> tirx.Stmt:

@@ -7,7 +7,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from mattecompress.backends.tvm import parallel
-from mattecompress.backends.tvm.parallel import divide_loops, statements_of
+from mattecompress.backends.tvm.parallel import divide_loops
+from mattecompress.backends.tvm.statements import statements_of
 
 ROWS, COLUMNS = 32, 48
 
