@@ -44,7 +44,7 @@ def gather(
     rows, columns = padding
     batch, height, width, channels = (int(size) for size in x.shape)
     size = size or (height + 2 * rows, width + 2 * columns)
-    if not isinstance(x.op, te.ComputeOp) and padding == (0, 0) and depth == channels:
+    if not isinstance(x.op, te.ComputeOp) and (*size, depth) == (height, width, channels):
         return x
 
     def element(n: Index, i: Index, j: Index, c: Index) -> Expression:

@@ -76,6 +76,14 @@ def test_winograd_convolution(channels, outputs, size, padding):
     assert largest_difference(program) < 5e-5
 
 
+def test_winograd_reads_no_image_but_its_own():
+    program = program_of(nn.Conv2d(40, 9, 3), (2, 40, 8, 8))
+    images = inputs_of(program)["x"]
+    expected = program.run(x=images)["out0"]
+    images[1] = torch.nan
+    torch.testing.assert_close(compiled(program).run(x=images)["out0"][0], expected[0])
+
+
 def test_winograd_takes_what_it_speeds_up():
     program = program_of(nn.Conv2d(35, 16, 3, padding=1), (1, 35, 32, 32))
     assert "winograd" in rules_used(lower(program, HOST)).values()
