@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.options import nearest
 from mattecompress.program import Program
-from mattecompress.stream import Runner
+from mattecompress.running.stream import Runner
 
 BACKENDS = {
     "reference": "reference:Reference",

@@ -31,9 +31,9 @@ from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emi
 from mattecompress.backends.tvm.kernels.integer import emit_quantized_conv2d
 from mattecompress.backends.tvm.limits import HOST, Arithmetic, limit_probe
 from mattecompress.backends.tvm.schedule import schedule_module
-from mattecompress.benchmark import Work, time_in_turn
 from mattecompress.capturing.tracing import capture
 from mattecompress.files import atomic_path
+from mattecompress.measuring.benchmark import Work, time_in_turn
 from mattecompress.ops.binary import choose_word, pack_weight_signs
 from mattecompress.signature import Signature
 

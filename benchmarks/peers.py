@@ -23,7 +23,7 @@ from mattecompress.backends import load_backend
 from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.preparation import lower
 from mattecompress.program import Program
-from mattecompress.stream import Run, Runner, Stream
+from mattecompress.running.stream import Run, Runner, Stream
 
 Make = Callable[[Program, int], Runner]
 CALIBRATION_FRAMES = 8

@@ -28,8 +28,8 @@ import mattecompress as mc
 from mattecompress import container
 from mattecompress.cli.options import parse_size
 from mattecompress.errors import UserError
-from mattecompress.evaluation import evaluate
 from mattecompress.facts import Precision
+from mattecompress.measuring.evaluation import evaluate
 from mattecompress.named_pipelines import Brecq, Mse, NamedPipeline, Ptq4vm, Qdrop, Recipe
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline

@@ -6,18 +6,18 @@ from typing import Any
 
 from torch import nn
 
+from mattecompress.analysis.cost import Cost
+from mattecompress.analysis.cost import cost as inspect
 from mattecompress.backends import Artifact, load_backend
 from mattecompress.capturing.tracing import capture as capture_module
 from mattecompress.container import load, save
-from mattecompress.cost import Cost
-from mattecompress.cost import cost as inspect
-from mattecompress.feed import Clip
 from mattecompress.inspection.difference import Difference, diff
 from mattecompress.models import build_model
 from mattecompress.models.signatures import fixed_options, model_signature
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
+from mattecompress.running.feed import Clip
 from mattecompress.signature import Signature
 
 __all__ = ["Cost", "Difference", "capture", "compile", "diff", "inspect", "load", "opt", "save"]
@@ -55,7 +55,7 @@ def opt(
 ) -> Program:
     """Run a pipeline's text over a program.
 
-    clips: calibration clips, (T,3,H,W) in 0..1 each, or as `mattecompress.feed.Feed` takes them.
+    clips: calibration clips, (T,3,H,W) in 0..1 each, or as `mattecompress.running.feed.Feed` takes them.
     folder: where long passes keep what they did, and go on from it.
 
     Raises:

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from mattecompress import api, container
+from mattecompress.analysis.cost import cost
 from mattecompress.backends.tvm.backend import Freestanding, Tvm
 from mattecompress.backends.tvm.freestanding.executable import ExecutableArtifact
 from mattecompress.backends.tvm.freestanding.link import available
-from mattecompress.cost import cost
 from mattecompress.data.sources import SourceClip, load_clips
 from mattecompress.data.video import read_info, write_frames
-from mattecompress.evaluation import alpha_name, predict
-from mattecompress.metrics import evaluate_clip
+from mattecompress.measuring.evaluation import alpha_name, predict
+from mattecompress.measuring.metrics import evaluate_clip
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.preparation import compile_program, lower
 from mattecompress.program import Program
 from mattecompress.report import VariantReport, frame_errors, over_green, write_report
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 ARM = "cortex-a76"
 ARM_FRAMES = 2

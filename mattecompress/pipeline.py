@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.errors import InternalError, UserError
-from mattecompress.feed import Clip
 from mattecompress.options import format_options
 from mattecompress.program import Level, PassRecord, Program
-from mattecompress.propagation import propagate
 from mattecompress.provenance import Tracing
+from mattecompress.running.feed import Clip
 from mattecompress.verify import VerifyError, verify
 
 
@@ -39,7 +39,7 @@ class PassResult:
 class Context:
     """What a pass may need besides the program.
 
-    clips: calibration clips, each (T,3,H,W) float32 in 0..1, or as `mattecompress.feed.Feed` takes them.
+    clips: calibration clips, each (T,3,H,W) float32 in 0..1, or as `mattecompress.running.feed.Feed` takes them.
     alphas: the true alpha of each clip, (T,1,H,W) float32 in 0..1 or None where it is unknown; empty for all unknown.
     teacher: the float program that a pass may compare with; a pipeline that begins with a float program takes that.
     seed: every random draw comes from it.

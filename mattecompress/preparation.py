@@ -2,6 +2,7 @@
 
 import os
 
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.backends import Artifact, load_backend
 from mattecompress.data.sources import frame_node, frame_size
 from mattecompress.errors import UserError
@@ -9,7 +10,6 @@ from mattecompress.facts import evaluate_size, size_symbols
 from mattecompress.inspection.memory import live_bytes
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
 
 LOWERED_ONLY = ("tvm",)
 

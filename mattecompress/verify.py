@@ -6,10 +6,10 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.errors import InternalError
 from mattecompress.facts import Facts, size_symbols
 from mattecompress.program import Program, fetch_tensor, namespace
-from mattecompress.propagation import program_symbols
 from mattecompress.text import print_node
 from mattecompress.text_parser import INTEGER_OPERATIONS
 

@@ -14,10 +14,10 @@ from typing import ClassVar
 
 from torch import fx
 
+from mattecompress.analysis.scopes import handed_on, lies_in
 from mattecompress.grafting import graft
 from mattecompress.pipeline import Context, Pass, PreconditionError, expect
 from mattecompress.program import Level, Program, owner_of
-from mattecompress.scopes import handed_on, lies_in
 
 FEATURES = "features"
 TAUGHT = "taught"

@@ -15,10 +15,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from mattecompress.analysis.scopes import handed_on
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
-from mattecompress.scopes import handed_on
 
 TAP = "tap"
 MASK = "tap_mask"

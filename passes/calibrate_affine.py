@@ -19,8 +19,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mattecompress.evaluation import alpha_name
-from mattecompress.feed import CalibrationError, Feed, check_finite
+from mattecompress.measuring.evaluation import alpha_name
 from mattecompress.memory import freed_memory_kept
 from mattecompress.models.raft import load_raft
 from mattecompress.optical_flow import dis_flow, raft_flow
@@ -32,6 +31,7 @@ from mattecompress.reconstruction.affine import ApplyTo, Numbers, layers_of, qua
 from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
 from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
 from mattecompress.reconstruction.unrolled import Piece, unrolled_alpha
+from mattecompress.running.feed import CalibrationError, Feed, check_finite
 
 
 @dataclass(frozen=True)

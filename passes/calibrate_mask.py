@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import CalibrationError
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig, compared
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.watching import watch
+from mattecompress.running.feed import CalibrationError
+from mattecompress.running.watching import watch
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.propagation import propagate
 
 slice_tensor = torch.ops.aten.slice.Tensor
 

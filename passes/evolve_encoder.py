@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx, nn
 
+from mattecompress.analysis.scopes import lies_in, nodes_of
 from mattecompress.binarization.binarizable import arguments_of, float_convolutions, weight_of
 from mattecompress.capturing.tracing import capture
 from mattecompress.grafting import graft
@@ -24,7 +25,6 @@ from mattecompress.models.binary_layers import Form
 from mattecompress.passes.insert_elastic_shortcuts import stride_between
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program, owner_of
-from mattecompress.scopes import lies_in, nodes_of
 from mattecompress.signature import Signature
 
 aten = torch.ops.aten

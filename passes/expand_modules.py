@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.modules.elastic_shortcut import ElasticShortcut
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
 
 aten = torch.ops.aten
 

@@ -13,13 +13,13 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import fx
 
+from mattecompress.analysis.regions import regions_in_order
 from mattecompress.binarization.binarizable import Exclusions, layer_path
 from mattecompress.facts import Facts, evaluate_size, size_symbols
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.modules.elastic_shortcut import ElasticShortcut, ElasticShortcutConfig
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
-from mattecompress.regions import regions_in_order
 
 _SAMPLES = (1, 2, 3, 8, 13)
 

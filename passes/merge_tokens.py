@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mattecompress.attention import attention_path, find_attention, heads_of
+from mattecompress.analysis.attention import attention_path, find_attention, heads_of
 from mattecompress.errors import UserError
 from mattecompress.grafting import graft_module
 from mattecompress.pipeline import Context, Pass, expect

@@ -9,11 +9,11 @@ import networkx
 import torch
 from torch import fx
 
+from mattecompress.analysis.regions import region_graph
+from mattecompress.analysis.scopes import lies_in
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.regions import region_graph
-from mattecompress.scopes import lies_in
 
 RVM_BLOCKS = ("InvertedResidual", "Bottleneck", "LRASPP", "BottleneckBlock", "UpsamplingBlock", "OutputBlock")
 BIVM_BLOCKS = (

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from mattecompress.attention import (
+from mattecompress.analysis.attention import (
     Attention,
     attention_path,
     block_path,

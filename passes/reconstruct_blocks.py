@@ -19,7 +19,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import fx, nn
 
-from mattecompress.feed import Feed
 from mattecompress.memory import freed_memory_kept
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
@@ -38,6 +37,7 @@ from mattecompress.reconstruction.walk import (
     mean_decibels,
     round_to_nearest,
 )
+from mattecompress.running.feed import Feed
 
 MEBIBYTE = 1 << 20
 SCALE_RATE = {"brecq": 4e-4, "qdrop": 4e-5}

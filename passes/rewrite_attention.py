@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mattecompress import ops
-from mattecompress.attention import Attention, find_attention
+from mattecompress.analysis.attention import Attention, find_attention
 from mattecompress.errors import UserError
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program

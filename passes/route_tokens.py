@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from mattecompress.attention import (
+from mattecompress.analysis.attention import (
     Attention,
     block_path,
     find_attention,

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import fx
 
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.facts import evaluate_size, size_symbols
 from mattecompress.passes.canonicalize import simplify
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
 
 
 @dataclass(frozen=True)

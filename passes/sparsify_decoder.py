@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx, nn
 
+from mattecompress.analysis.regions import regions_in_order
 from mattecompress.binarization.binarizable import arguments_of, float_convolutions, layer_path, weight_of
 from mattecompress.binarization.masked_sum import BranchSums, MaskedSums, TapSums
 from mattecompress.binarization.masking import masked_nodes
@@ -25,7 +26,6 @@ from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskCon
 from mattecompress.options import nearest
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
-from mattecompress.regions import regions_in_order
 
 aten = torch.ops.aten
 PART = "sparsifier"

@@ -17,11 +17,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import fx
 
+from mattecompress.analysis.scopes import nodes_of
 from mattecompress.errors import UserError
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
-from mattecompress.scopes import nodes_of
 
 aten = torch.ops.aten
 Rows = tuple[int, int]

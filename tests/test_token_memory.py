@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mattecompress import container
-from mattecompress.attention import find_attention
+from mattecompress.analysis.attention import find_attention
 from mattecompress.inspection.memory import live_bytes
 from tests.conftest import ROOT
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.backends import Artifact
 from mattecompress.errors import InternalError
 from mattecompress.facts import evaluate_size
 from mattecompress.program import Level, Program
-from mattecompress.propagation import program_symbols
-from mattecompress.stream import Run
+from mattecompress.running.stream import Run
 
 FLOAT_TOLERANCE = 1e-4
 ROUNDED_TOLERANCE = 1e-3

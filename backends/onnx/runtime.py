@@ -13,7 +13,7 @@ from mattecompress.backends.onnx.model import extra
 from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
 from mattecompress.program import StatePair
-from mattecompress.stream import Runner
+from mattecompress.running.stream import Runner
 
 STATE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 

@@ -18,16 +18,16 @@ import tvm
 from torch import fx
 from tvm import relax
 
+from mattecompress.analysis.cost import convolution_macs
+from mattecompress.analysis.products import product_macs
 from mattecompress.backends.tvm.backend import SharedObject
 from mattecompress.backends.tvm.calls import kernel_calls, nodes_of
 from mattecompress.backends.tvm.compile import arrange, compile_host, lower
 from mattecompress.backends.tvm.limits import ARITHMETICS, COPIES, HOST, Arithmetic, copy_probe, limit_probe
-from mattecompress.benchmark import Work, time_in_turn
-from mattecompress.cost import convolution_macs
-from mattecompress.feed import Clip, Feed
-from mattecompress.products import product_macs
+from mattecompress.measuring.benchmark import Work, time_in_turn
 from mattecompress.program import Program
-from mattecompress.stream import FedBack
+from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.stream import FedBack
 
 aten, matte = torch.ops.aten, torch.ops.matte
 BINARY = {

@@ -14,7 +14,7 @@ import torch
 import mattecompress as mc
 from mattecompress.data.clips import procedural_clip
 from mattecompress.program import Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 SIZE = (32, 48)
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mattecompress as mc
+from mattecompress.analysis.regions import regions_in_order
 from mattecompress.data.clips import procedural_clip
 from mattecompress.program import StatePair
-from mattecompress.regions import regions_in_order
 from mattecompress.signature import Signature
 
 SIZE = (64, 96)

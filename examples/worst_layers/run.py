@@ -18,7 +18,7 @@ from mattecompress.inspection.rows import node_rows, select
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 SIZE = (144, 256)
 FRAMES = 2

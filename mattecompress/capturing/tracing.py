@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.capturing.leaves import call_registered, keep_registered
 from mattecompress.capturing.normalization import normalize_graph
 from mattecompress.errors import UserError
@@ -24,7 +25,6 @@ from mattecompress.program import (
     fetch_tensor,
     owner_of,
 )
-from mattecompress.propagation import propagate
 from mattecompress.signature import Signature
 from mattecompress.verify import verify
 

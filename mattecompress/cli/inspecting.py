@@ -81,7 +81,7 @@ def inspect(
 
     mattecompress inspect rvm.mcg --text | less
     """
-    from mattecompress.cost import cost
+    from mattecompress.analysis.cost import cost
     from mattecompress.inspection.exports import write_drawing, write_model_explorer
     from mattecompress.inspection.rows import node_rows, select
     from mattecompress.inspection.times import read_times
@@ -240,9 +240,9 @@ def _versions(
     files: list[Path], programs: "list[Program]", error: str | None, masks: str | None, frames: int
 ) -> "list[Version]":
     """Programs with all that is known of their nodes."""
+    from mattecompress.analysis.propagation import program_symbols
     from mattecompress.inspection.page import Version
     from mattecompress.inspection.rows import node_rows
-    from mattecompress.propagation import program_symbols
 
     versions = []
     for number, (file, program) in enumerate(zip(files, programs, strict=True)):

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mattecompress.cost import Cost
-from mattecompress.emulation import FrameReport
+from mattecompress.analysis.cost import Cost
 from mattecompress.inspection.decisions import Decisions
 from mattecompress.inspection.times import FrameTimes
+from mattecompress.measuring.emulation import FrameReport
 from mattecompress.program import Program
 
 

@@ -42,7 +42,7 @@ def two_frames(program: "Program", source: str) -> "Tensor":
 
 def count(program: "Program", target: str, source: str | None, json: bool) -> None:
     """Print the instructions that a frame takes on a target, by kernel."""
-    from mattecompress.emulation import count_frame
+    from mattecompress.measuring.emulation import count_frame
 
     cost = count_frame(program, target, two_frames(program, source) if source else None)
     if json:
@@ -78,7 +78,7 @@ def time_on_device(
     programs: "Sequence[Program]", target: str, address: str, key: str | None, runs: int, json: bool
 ) -> None:
     """Print the time of a frame on a device, of one program or of one beside another."""
-    from mattecompress.device import time_remotely
+    from mattecompress.measuring.device import time_remotely
 
     timing = time_remotely(programs, target, address, key, runs)
     if json:
@@ -114,9 +114,9 @@ def evaluate(
 
     mattecompress eval rvm.mcg --data videomatte_512x288/videomatte_static
     """
-    from mattecompress import evaluation
     from mattecompress.data.datasets.layouts import find_dataset
     from mattecompress.data.sources import DEFAULT_FRAMES, frame_size, load_clips
+    from mattecompress.measuring import evaluation
     from mattecompress.preparation import compile_program, fix_size
 
     measured = load_at(program, size)
@@ -207,10 +207,10 @@ def bench(
         return
     import torch
 
-    from mattecompress.benchmark import compare
     from mattecompress.data.sources import frame_size
+    from mattecompress.measuring.benchmark import compare
     from mattecompress.preparation import compile_program, fix_size, require_fixed_size
-    from mattecompress.stream import Stream
+    from mattecompress.running.stream import Stream
 
     peers = {"onnxruntime": "onnx", "torch": "reference"}
     require_known("--against", against, peers)

@@ -75,8 +75,8 @@ def capture(
     mattecompress capture mypackage.net:build --inputs 1x3x288x512 --outputs pha -o mine.mcg
     """
     from mattecompress import container
-    from mattecompress.cost import cost
-    from mattecompress.propagation import program_symbols
+    from mattecompress.analysis.cost import cost
+    from mattecompress.analysis.propagation import program_symbols
 
     require_writable(output)
     if ":" in model:

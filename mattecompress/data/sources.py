@@ -15,8 +15,8 @@ from mattecompress.data.frames import MediaError, Size
 from mattecompress.data.trimaps import TrimapError, make_trimap
 from mattecompress.data.video import is_video, read_frames, read_size
 from mattecompress.errors import UserError
-from mattecompress.feed import Clip
 from mattecompress.program import Program
+from mattecompress.running.feed import Clip
 
 DEFAULT_SIZE = (144, 256)
 DEFAULT_FRAMES = 24

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.data.sources import frame_node
-from mattecompress.feed import Clip, Feed
 from mattecompress.inspection.alignment import align
 from mattecompress.inspection.error import Values
 from mattecompress.pipeline import Context, Pipeline
 from mattecompress.preparation import fix_size
 from mattecompress.program import Level, Program
-from mattecompress.propagation import program_symbols
+from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.watching import Watched
 from mattecompress.text import print_node
-from mattecompress.watching import Watched
 
 Outputs = list[Values]
 Step = Callable[[Mapping[str, Tensor]], Values]
@@ -87,7 +87,7 @@ def bisect(
 ) -> Bisection:
     """Find what leaves the allowed error.
 
-    clip: (T,3,H,W) float32 in 0..1, or as `mattecompress.feed.Feed` takes it, at a size that the program takes.
+    clip: (T,3,H,W) float32 in 0..1, or as `mattecompress.running.feed.Feed` takes it, at a size that the program takes.
     context: for the passes.
     report: called after each pass.
 

@@ -15,11 +15,11 @@ from torch import Tensor, fx
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.binarization.masking import RESIZES, masked_nodes
 from mattecompress.errors import UserError
-from mattecompress.feed import Clip, Feed
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.program import Program
-from mattecompress.watching import watch
+from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.watching import watch
 
 DERIVED = (*RESIZES, torch.ops.aten.max_pool2d.default, torch.ops.matte.mask_tiles.default)
 """What a mask of one size is made another of, and its tiles."""
@@ -82,7 +82,7 @@ class Decisions:
 def record_decisions(program: Program, clip: Clip) -> Decisions:
     """Run a clip through a program, states carried, and keep what it chooses.
 
-    program: of fixed size. clip: (T,3,H,W) float32 in 0..1, or as `mattecompress.feed.Feed` takes it.
+    program: of fixed size. clip: (T,3,H,W) float32 in 0..1, or as `mattecompress.running.feed.Feed` takes it.
 
     Raises:
         CalibrationError: the clip does not fit.

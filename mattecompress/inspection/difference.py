@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from torch import Tensor, fx
 
-from mattecompress.cost import Cost, NodeCost, cost
+from mattecompress.analysis.cost import Cost, NodeCost, cost
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.facts import Facts
 from mattecompress.inspection.alignment import Alignment, align_described
 from mattecompress.inspection.description import Described, describe, short_kind
 from mattecompress.program import Program, fetch_tensor
-from mattecompress.propagation import program_symbols
 
 Status = Literal["changed", "replaced", "added", "removed"]
 STATUSES: tuple[Status, ...] = ("changed", "replaced", "added", "removed")
@@ -89,7 +89,7 @@ class Difference:
     """All that differs; `nodes` and `passes` are empty between a program and a copy of it.
 
     passes: that ran on the program after and not on the one before.
-    totals_before, totals_after: as `mattecompress.cost.Totals`; None where a size is open.
+    totals_before, totals_after: as `mattecompress.analysis.cost.Totals`; None where a size is open.
     """
 
     before: str

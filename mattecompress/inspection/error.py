@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.errors import UserError
-from mattecompress.feed import Clip, Feed
 from mattecompress.inspection.alignment import Alignment, align
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.error import decibels
-from mattecompress.watching import Watched
+from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.watching import Watched
 
 Values = dict[str, Tensor]
 
@@ -82,7 +82,7 @@ def measure_errors(
     """The error of each operation of a program that has a counterpart, by name, in order.
 
     program, reference: of the same fixed size, with the same inputs and states.
-    clips: (T,3,H,W) float32 in 0..1 each, or as `mattecompress.feed.Feed` takes them; states are carried through each.
+    clips: (T,3,H,W) float32 in 0..1 each, or as `mattecompress.running.feed.Feed` takes them; states are carried through each.
     alignment: of the reference and the program, where it is known already.
 
     Raises:

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from mattecompress.cost import Totals
+from mattecompress.analysis.cost import Totals
 from mattecompress.inspection.difference import STATUSES, Change, NodeDifference, RegionDifference
 from mattecompress.inspection.recording import RecordError, read_history
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import networkx
 
-from mattecompress.cost import cost
+from mattecompress.analysis.cost import cost
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.inspection.decisions import Decisions
 from mattecompress.inspection.description import kind_of, short_kind
 from mattecompress.inspection.difference import Difference
@@ -27,7 +28,6 @@ from mattecompress.inspection.page_rows import SUMS, Row, align_rows, grow_tree,
 from mattecompress.inspection.page_template import render
 from mattecompress.inspection.rows import WORST_SMALL
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
 from mattecompress.text import print_node
 
 TEMPLATE = "page.html"

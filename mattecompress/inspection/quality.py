@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from mattecompress.feed import Clip
+from mattecompress.analysis.regions import regions_in_order
 from mattecompress.inspection.error import measure_errors
 from mattecompress.program import Program
 from mattecompress.reconstruction.affine import Layer, bias_of, layers_of, quantizer_of
-from mattecompress.regions import regions_in_order
+from mattecompress.running.feed import Clip
 
 CALIBRATION = "calibrate-affine"
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mattecompress.cost import cost
+from mattecompress.analysis.cost import cost
 from mattecompress.data.sources import SourceClip, clip_inputs
-from mattecompress.evaluation import METRICS, predict
 from mattecompress.inspection.quality import affine_numbers, find_uncalibrated, region_ratios
-from mattecompress.metrics import evaluate_clip
+from mattecompress.measuring.evaluation import METRICS, predict
+from mattecompress.measuring.metrics import evaluate_clip
 from mattecompress.program import Program
 from mattecompress.report import VariantReport, frame_errors, over_green, write_report
-from mattecompress.watching import Progress
+from mattecompress.running.watching import Progress
 
 
 def write_quality_report(

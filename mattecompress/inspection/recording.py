@@ -14,13 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mattecompress.cost import cost
+from mattecompress.analysis.cost import cost
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
 from mattecompress.inspection.difference import diff
 from mattecompress.pipeline import Pipeline, Step
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
 from mattecompress.text import print_program
 
 FORMAT = 1

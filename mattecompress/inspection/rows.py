@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mattecompress.cost import Cost, cost, layer_precision
+from mattecompress.analysis.cost import Cost, cost, layer_precision
 from mattecompress.inspection.description import kind_of, short_kind
 from mattecompress.inspection.error import NodeError
 from mattecompress.inspection.memory import live_bytes
@@ -25,7 +25,7 @@ class NodeRow:
 
     op: the operation without its overload and `aten`, or the class of the module. type: element type and shape.
     bits, activation_bits: of a layer that has weights; None for other nodes.
-    macs, binary_macs, paper_flops: as `mattecompress.cost` counts them.
+    macs, binary_macs, paper_flops: as `mattecompress.analysis.cost` counts them.
     weight_bytes: storage of the tensors that it is the first to read. activation_bytes: of its result.
     live_bytes: of all activations alive while it computes. masked: only needed where a mask is set.
     maker, origins: the pass that made it, and the nodes that it comes from; empty for captured ones.

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from mattecompress.analysis.cost import cost
 from mattecompress.backends import load_backend
-from mattecompress.cost import cost
 from mattecompress.errors import UserError
-from mattecompress.feed import Clip
 from mattecompress.files import atomic_path
 from mattecompress.inspection.decisions import NoDecisionError, record_decisions
 from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Program
 from mattecompress.provenance import origins
+from mattecompress.running.feed import Clip
 from mattecompress.text import print_program
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import Clip, Feed
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program
-from mattecompress.watching import Progress, watch
+from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.watching import Progress, watch
 
 POWER = 2.4
 COARSE = tuple(1 - 0.05 * step for step in range(20))

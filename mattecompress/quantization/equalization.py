@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from mattecompress.facts import Precision
-from mattecompress.feed import Clip
 from mattecompress.modules.quantizer import QuantizerConfig
 from mattecompress.program import Program
 from mattecompress.quantization.calibration import collect, fitted
-from mattecompress.watching import Progress
+from mattecompress.running.feed import Clip
+from mattecompress.running.watching import Progress
 
 EXPONENTS = (0.25, 0.5, 0.75, 1.0)
 SMALLEST_SHARE = 1e-3

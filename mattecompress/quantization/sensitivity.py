@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.errors import UserError
-from mattecompress.evaluation import alpha_name
 from mattecompress.facts import Precision
+from mattecompress.measuring.evaluation import alpha_name
 from mattecompress.passes.quantize import INPUT, WEIGHT, Quantize, conv2d, layer_path, quantizer_of
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.stream import Stream
-from mattecompress.watching import Progress
+from mattecompress.running.stream import Stream
+from mattecompress.running.watching import Progress
 
 PREPARE = "canonicalize,fold-batch-norm,partition-blocks"
 MIB = 2**20

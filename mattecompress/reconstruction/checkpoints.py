@@ -13,9 +13,9 @@ import safetensors.torch
 from torch import Tensor
 
 from mattecompress.errors import UserError
-from mattecompress.feed import Feed
 from mattecompress.files import UnwritableError, atomic_path
 from mattecompress.program import Program
+from mattecompress.running.feed import Feed
 from mattecompress.text import digest, print_program
 
 

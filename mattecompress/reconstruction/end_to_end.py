@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mattecompress.evaluation import alpha_name
-from mattecompress.feed import CalibrationError
+from mattecompress.measuring.evaluation import alpha_name
 from mattecompress.modules.quantizer import SMALLEST_SCALE, FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, Numbers, absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.units import reads_weight
 from mattecompress.reconstruction.unrolled import Piece, sequence_loss, unrolled_alpha
+from mattecompress.running.feed import CalibrationError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import CalibrationError, Feed
 from mattecompress.program import Program
 from mattecompress.reconstruction.forms import Form, replacement
 from mattecompress.reconstruction.store import Store, Value
 from mattecompress.reconstruction.units import Unit, cut_units, unit_module, whole_unit
+from mattecompress.running.feed import CalibrationError, Feed
 
 Place = tuple[int, int]
 Watch = Callable[[Place, Sequence[Value]], None]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import networkx
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.regions import region_graph, region_label
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
-from mattecompress.regions import region_graph, region_label
 
 Replace = Callable[[fx.Node], nn.Module | None]
 

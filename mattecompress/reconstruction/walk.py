@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mattecompress.feed import Feed
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.checkpoints import Checkpoints
@@ -19,6 +18,7 @@ from mattecompress.reconstruction.prefix import Prefix
 from mattecompress.reconstruction.samples import Samples
 from mattecompress.reconstruction.store import Store
 from mattecompress.reconstruction.units import Unit
+from mattecompress.running.feed import Feed
 
 TELL_EVERY = 10
 

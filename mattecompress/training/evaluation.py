@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mattecompress import metrics
 from mattecompress.data.clips import Clip, procedural_clip
+from mattecompress.measuring import metrics
 
 HELD_OUT_SEED = 20_000_003
 
@@ -37,7 +37,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of `matte`, of two trivial answers, and of `others` by name.
 
-    Scores are those of `mattecompress.metrics`. The trivial answers are alpha 0 everywhere, and the mean alpha of all
+    Scores are those of `mattecompress.measuring.metrics`. The trivial answers are alpha 0 everywhere, and the mean alpha of all
     the clips everywhere.
     """
     numbers, shape = range(held_out.clips), (held_out.frames, held_out.height, held_out.width)

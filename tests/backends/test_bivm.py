@@ -20,8 +20,8 @@ from mattecompress.models.bimatting import BiVM, bivm
 from mattecompress.models.signatures import fixed_options, rvm_signature
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
+from mattecompress.running.stream import Stream
 from mattecompress.signature import Signature
-from mattecompress.stream import Stream
 
 matte = torch.ops.matte
 Run = Callable[..., dict[str, Tensor]]

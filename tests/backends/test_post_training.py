@@ -16,7 +16,7 @@ from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.preparation import compile_program, lower
 from mattecompress.program import Level, Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 from tests.reconstruction.nets import FedBack, captured, clips_for
 
 PIPELINES = [

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.analysis.cost import cost
 from mattecompress.binarization.masking import masked_nodes
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import cost
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.program import Program
 from mattecompress.signature import Signature

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mattecompress.analysis.cost import cost
 from mattecompress.capturing.normalization import NormalizationError
 from mattecompress.capturing.tracing import CaptureError, capture
-from mattecompress.cost import cost
 from mattecompress.models import build_model
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature

@@ -12,7 +12,7 @@ from mattecompress.data.clips import procedural_clip
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import composite, to_bytes
 from mattecompress.data.video import read_frames, read_info, write_frames
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 Cli = Callable[..., Any]
 

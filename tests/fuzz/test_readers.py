@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, currently_in_test_context, event, given, set
 from hypothesis import strategies as st
 
 from mattecompress import container
+from mattecompress.analysis.cost import cost
 from mattecompress.cli.recordings import print_history
-from mattecompress.cost import cost
 from mattecompress.errors import InternalError, UserError
 from mattecompress.inspection.history import load_history
 from mattecompress.inspection.history_page import history_document

@@ -8,7 +8,7 @@ from mattecompress.inspection.error import NoReferenceError, measure_errors, wit
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 CLIP = torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(2))
 

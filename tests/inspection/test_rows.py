@@ -1,6 +1,6 @@
 import torch
 
-from mattecompress.cost import cost
+from mattecompress.analysis.cost import cost
 from mattecompress.inspection.error import measure_errors
 from mattecompress.inspection.rows import FIELDS, node_rows, select
 from mattecompress.pipeline import Context

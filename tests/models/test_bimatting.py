@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mattecompress.analysis.cost import Cost, cost
+from mattecompress.analysis.regions import regions_in_order
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import Cost, cost
 from mattecompress.models import build_model
 from mattecompress.models.bimatting import BiMatting, BiVM, bimatting, bimatting_float, bivm, bivm_float
 from mattecompress.models.checkpoints import AbsentPart, find_model
@@ -21,7 +22,6 @@ from mattecompress.modules.elastic_shortcut import ElasticShortcut
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.regions import regions_in_order
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.models.hashed import assert_all_recorded, hashed_double, hashed_input

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mattecompress.data.clips import procedural_clip
-from mattecompress.metrics import mad
+from mattecompress.measuring.metrics import mad
 from mattecompress.models import MODELS, SHIPPED, UnknownModelError, build_model, shipped_checkpoint
 from mattecompress.models.checkpoints import CheckpointError
 from mattecompress.training.evaluation import HELD_OUT_SEED

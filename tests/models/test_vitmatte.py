@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mattecompress import models
+from mattecompress.analysis.cost import cost
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import cost
 from mattecompress.errors import MissingExtraError
 from mattecompress.models import UnknownModelError, build_model
 from mattecompress.models.checkpoints import CheckpointError, load_checkpoint

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.analysis.cost import cost
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import cost
 from mattecompress.facts import Precision
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature

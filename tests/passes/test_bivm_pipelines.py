@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mattecompress import api
-from mattecompress.cost import Totals, cost
+from mattecompress.analysis.cost import Totals, cost
 from mattecompress.facts import evaluate_size
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.modules.elastic_shortcut import ElasticShortcut

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.errors import UserError
-from mattecompress.feed import CalibrationError
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
 from mattecompress.passes.calibrate_affine import CalibrateAffine
@@ -16,9 +16,9 @@ from mattecompress.passes.reconstruct_blocks import own_weights
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.propagation import propagate
 from mattecompress.reconstruction.affine import absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import CheckpointError
+from mattecompress.running.feed import CalibrationError
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.processes import resumed_and_whole

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
-from mattecompress.feed import CalibrationError
 from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskConfig
 from mattecompress.passes.calibrate_mask import CalibrateMask
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.program import Program, StatePair
+from mattecompress.running.feed import CalibrationError
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Precision
-from mattecompress.feed import CalibrationError
 from mattecompress.named_pipelines import Brecq, Mse, Ptq4vm, Qdrop
 from mattecompress.options import OptionError
 from mattecompress.passes.equalize_channels import EqualizeChannels
@@ -13,6 +12,7 @@ from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.quantization.equalization import Channels, best_factors, grouped
+from mattecompress.running.feed import CalibrationError
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from tests.reconstruction.nets import FedBack, MobileNetV2, ResNet, TwoInputs, captured, clips_for

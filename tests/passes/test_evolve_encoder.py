@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.analysis.regions import regions_in_order
 from mattecompress.capturing.tracing import capture
 from mattecompress.models.binary_encoder import BinaryEncoder, EncoderPlan, Group
 from mattecompress.models.binary_layers import Form
@@ -14,7 +15,6 @@ from mattecompress.passes.evolve_encoder import EvolveEncoder
 from mattecompress.passes.partition_blocks import PartitionBlocks
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.program import Level, Program
-from mattecompress.regions import regions_in_order
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Facts
 from mattecompress.modules.batch_norm import BatchNorm2d
@@ -16,7 +17,6 @@ from mattecompress.passes.lower_binary import LowerBinary
 from mattecompress.pipeline import PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.propagation import propagate
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.analysis.cost import cost
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import cost
 from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.passes.lower_masks import LowerMasks

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.capturing.tracing import capture
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
@@ -14,9 +15,8 @@ from mattecompress.passes.quantize import Quantize
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.propagation import propagate
+from mattecompress.running.stream import Stream
 from mattecompress.signature import Signature
-from mattecompress.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.ops.cases import Convolution, convolutions

@@ -2,10 +2,10 @@ import networkx
 import torch
 from torch import nn
 
+from mattecompress.analysis.regions import region_graph, regions_in_order
 from mattecompress.capturing.tracing import capture
 from mattecompress.passes.partition_blocks import PartitionBlocks
 from mattecompress.program import Program
-from mattecompress.regions import region_graph, regions_in_order
 from mattecompress.signature import Signature
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mattecompress.analysis.regions import region_graph
 from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
 from mattecompress.facts import Precision
-from mattecompress.feed import CalibrationError
 from mattecompress.models.checkpoints import load_checkpoint
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
@@ -19,9 +19,9 @@ from mattecompress.passes.quantize import Quantize, layer_path
 from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.regions import region_graph
+from mattecompress.running.feed import CalibrationError
+from mattecompress.running.stream import Stream
 from mattecompress.signature import Signature
-from mattecompress.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 

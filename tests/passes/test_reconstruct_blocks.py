@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
 from mattecompress.data.video import read_frames
-from mattecompress.feed import CalibrationError, Feed
 from mattecompress.models.checkpoints import load_checkpoint
 from mattecompress.models.rvm import RVM
 from mattecompress.models.signatures import rvm_signature
@@ -21,7 +20,8 @@ from mattecompress.pipeline import Context, PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.reconstruction.checkpoints import CheckpointError
-from mattecompress.stream import Stream
+from mattecompress.running.feed import CalibrationError, Feed
+from mattecompress.running.stream import Stream
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.processes import resumed_and_whole

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mattecompress.attention import find_attention
+from mattecompress.analysis.attention import find_attention
 from mattecompress.passes.rewrite_attention import RewriteAttention, TileError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program

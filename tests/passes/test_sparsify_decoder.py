@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mattecompress.analysis.cost import cost
 from mattecompress.binarization.masking import masked_nodes
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import cost
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.options import parse_options

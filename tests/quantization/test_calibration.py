@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
-from mattecompress.feed import CalibrationError
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program, StatePair
 from mattecompress.quantization import calibration
@@ -17,6 +16,7 @@ from mattecompress.quantization.calibration import (
     observe,
     search_range,
 )
+from mattecompress.running.feed import CalibrationError
 from mattecompress.signature import Signature
 
 configs = st.builds(QuantizerConfig, st.integers(2, 8), st.booleans())

@@ -15,7 +15,7 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.quantization.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
 from mattecompress.quantization.sensitivity_plot import plot_scan
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 from tests.reconstruction.nets import FedBack, captured, clips_for
 
 

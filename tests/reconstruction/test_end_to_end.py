@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from mattecompress.feed import Feed
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.passes.reconstruct_blocks import own_weights
 from mattecompress.pipeline import Context
@@ -10,6 +9,7 @@ from mattecompress.program import Program
 from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
 from mattecompress.reconstruction.unrolled import Piece
+from mattecompress.running.feed import Feed
 from tests.reconstruction.nets import FedBack, captured, clips_for
 
 RATE = 1e-2

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mattecompress.feed import Feed
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.reconstruction.prefix import Place, Prefix
 from mattecompress.reconstruction.store import Store
 from mattecompress.reconstruction.units import cut_units
+from mattecompress.running.feed import Feed
 from tests.reconstruction.nets import FedBack, MobileNetV2, ResNet, TwoInputs, captured, clips_for
 
 NETS = [ResNet, MobileNetV2, TwoInputs, FedBack]

@@ -18,9 +18,9 @@ import torch
 from torch import fx
 
 from mattecompress import ops
+from mattecompress.analysis.propagation import propagate
 from mattecompress.facts import Facts, Provenance
 from mattecompress.program import Program
-from mattecompress.propagation import propagate
 from mattecompress.provenance import origins
 
 assert ops

@@ -6,10 +6,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from mattecompress.analysis.propagation import propagate
 from mattecompress.backends.onnx import Onnx, OnnxArtifact
 from mattecompress.capturing.tracing import capture
 from mattecompress.program import Program
-from mattecompress.propagation import propagate
 from mattecompress.signature import Shape, Signature
 
 

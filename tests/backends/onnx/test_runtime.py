@@ -4,7 +4,7 @@ import torch
 from mattecompress.backends.onnx import Onnx, OnnxArtifact
 from mattecompress.backends.onnx.runtime import InputError
 from mattecompress.files import UnwritableError
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 from tests.backends.onnx.nets import compiled, image, program_of
 
 

@@ -18,7 +18,7 @@ from mattecompress.passes.set_resolution import SetResolution
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 from tests.backends.onnx.nets import initializers, operators
 
 matte = torch.ops.matte

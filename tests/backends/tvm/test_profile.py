@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from mattecompress import api
+from mattecompress.analysis.cost import cost
 from mattecompress.backends.tvm.compile import arrange, lower
 from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.tokens import QUERIES
 from mattecompress.backends.tvm.limits import ARITHMETICS, COPIES, copy_probe, limit_probe
 from mattecompress.backends.tvm.profile import Kernel, Limits, describe, profile
-from mattecompress.cost import cost
 from mattecompress.inspection.times import attribute
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline

@@ -10,7 +10,7 @@ pytest.importorskip("ziglang")
 
 from mattecompress.backends.tvm.backend import Freestanding
 from mattecompress.backends.tvm.emulation.instructions import EmulationError, count
-from mattecompress.emulation import count_frame
+from mattecompress.measuring.emulation import count_frame
 from mattecompress.program import Program
 from tests.backends.tvm.nets import Net, program_of
 

@@ -15,7 +15,7 @@ from mattecompress.backends.tvm.backend import SharedObject, Tvm
 from mattecompress.backends.tvm.freestanding.executable import ExecutableError
 from mattecompress.passes.fold_batch_norm import FoldBatchNorm
 from mattecompress.program import Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 from tests.backends.tvm.nets import Net, inputs_of, program_of
 
 

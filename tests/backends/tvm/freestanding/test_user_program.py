@@ -22,7 +22,7 @@ from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.freestanding.executable import OBJECT, emit_library, prepare
 from mattecompress.backends.tvm.freestanding.library import find_ports, write_driver
 from mattecompress.backends.tvm.freestanding.link import find_linker
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 NAME, C_NAME = "rvm-mobilenetv3", "rvm_mobilenetv3"
 HEIGHT, WIDTH = 12, 16

@@ -16,8 +16,8 @@ from mattecompress.backends.tvm.backend import Freestanding
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.backends.tvm.targets import find_target
-from mattecompress.benchmark import time_in_turn
 from mattecompress.capturing.tracing import capture
+from mattecompress.measuring.benchmark import time_in_turn
 from mattecompress.ops import masked
 from mattecompress.ops.binary import WORDS, pack_weight_signs
 from mattecompress.program import StatePair

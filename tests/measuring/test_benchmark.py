@@ -1,4 +1,4 @@
-from mattecompress.benchmark import Comparison, compare, time_in_turn
+from mattecompress.measuring.benchmark import Comparison, compare, time_in_turn
 
 
 def test_runs_in_turn_after_one_warm_up() -> None:

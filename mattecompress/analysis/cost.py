@@ -15,13 +15,13 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.analysis.products import product_macs
+from mattecompress.analysis.propagation import program_symbols
 from mattecompress.binarization.masking import masked_nodes
 from mattecompress.errors import UserError
 from mattecompress.facts import DTYPE_NAMES, FLOAT, Precision
 from mattecompress.modules.batch_norm import BatchNorm2d
-from mattecompress.products import product_macs
 from mattecompress.program import Program
-from mattecompress.propagation import program_symbols
 from mattecompress.text import target_text
 
 aten, matte = torch.ops.aten, torch.ops.matte

@@ -8,7 +8,7 @@ import pytest
 rpc = pytest.importorskip("tvm.rpc")
 pytest.importorskip("cloudpickle")
 
-from mattecompress.device import time_remotely
+from mattecompress.measuring.device import time_remotely
 from mattecompress.program import Program
 
 

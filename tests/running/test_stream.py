@@ -3,7 +3,7 @@ import torch
 
 from mattecompress.data.sources import FrameInputError
 from mattecompress.program import Program
-from mattecompress.stream import Stream
+from mattecompress.running.stream import Stream
 
 
 def test_states_start_at_zero_and_are_fed_back(tiny: Program) -> None:

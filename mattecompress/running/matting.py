@@ -13,10 +13,10 @@ from mattecompress.data.frames import MediaError, composite
 from mattecompress.data.sources import frame_size, load_clips, procedural_seed, takes_trimap
 from mattecompress.data.trimaps import make_trimap, read_trimaps
 from mattecompress.data.video import open_writer, read_frames, read_info
-from mattecompress.evaluation import alpha_name
+from mattecompress.measuring.evaluation import alpha_name
 from mattecompress.preparation import require_fixed_size
 from mattecompress.program import Program
-from mattecompress.stream import Runner, Stream
+from mattecompress.running.stream import Runner, Stream
 
 PROCEDURAL_FRAMES = 48
 FPS = Fraction(25)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mattecompress import metrics
+from mattecompress.measuring import metrics
 
 
 def wave(phase: float, amplitude: float) -> torch.Tensor:

@@ -9,10 +9,10 @@ import torch
 
 from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.errors import UserError
-from mattecompress.metrics import evaluate_clip
+from mattecompress.measuring.metrics import evaluate_clip
 from mattecompress.preparation import fix_size
 from mattecompress.program import Program
-from mattecompress.stream import Runner, Stream
+from mattecompress.running.stream import Runner, Stream
 
 METRICS = ("mad", "mse", "grad", "conn", "dtssd", "fgr_mse")
 

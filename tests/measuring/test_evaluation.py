@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from mattecompress.data.sources import SourceClip, load_clips
-from mattecompress.evaluation import METRICS, Evaluation, NoTruthError, alpha_name, evaluate, predict
+from mattecompress.measuring.evaluation import (
+    METRICS,
+    Evaluation,
+    NoTruthError,
+    alpha_name,
+    evaluate,
+    predict,
+)
 from mattecompress.pipeline import PreconditionError
 from mattecompress.preparation import ResolutionError, fix_size, nearest_size
 from mattecompress.program import Program

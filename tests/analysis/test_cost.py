@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from mattecompress.analysis.cost import OpenSizeError, convolution_macs, cost
 from mattecompress.capturing.tracing import capture
-from mattecompress.cost import OpenSizeError, convolution_macs, cost
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.signature import Signature

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mattecompress.feed import CalibrationError, Clip, Feed
 from mattecompress.program import Program
+from mattecompress.running.feed import CalibrationError, Clip, Feed
 
 Progress = Callable[[int, int, str], None]
 

@@ -1,0 +1,1 @@
+"""How fast a program is, here or elsewhere, and how near its mattes are to the truth."""

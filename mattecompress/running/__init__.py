@@ -1,0 +1,1 @@
+"""Clips through programs, frame by frame, states fed back."""
