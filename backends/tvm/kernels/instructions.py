@@ -223,12 +223,57 @@ def _gather_ones(call: Any) -> Expression:
     return (moved >> tirx.const(56, "uint64")).astype("uint8")
 
 
-def _gather_masks(call: Any) -> Expression:
-    """Eight neighbouring bytes as masks of their places, which add up across the lanes."""
-    flags = list(call.args)
-    if not _are_neighbours(flags):
-        return _gather_one_by_one(flags)
-    return _reduce(_load(flags[0], 8) & _places("uint8", _PLACES))
+def _gather_by(collect: Callable[[list[Expression]], Expression], most: int) -> Rule:
+    """Each eight neighbouring bytes, masks of 255 or 0, become a byte; `collect` takes vectors of up to `most` bytes."""
+
+    def rule(call: Any) -> Expression:
+        flags = list(call.args)
+        if not _are_neighbours(flags):
+            return _gather_one_by_one(flags)
+        count = 8 * _shape(flags[0])[0]
+        return collect([_load(flags[0], min(count, most), start) for start in range(0, count, most)])
+
+    return rule
+
+
+def _collect_signs(parts: list[Expression]) -> Expression:
+    """x86: the uppermost bit of each byte. LLVM takes vectors that were compared into masks from there."""
+    (masks,) = parts
+    lanes, _ = _shape(masks)
+    if lanes == 8:
+        return _signs("sse2.pmovmskb.128", tirx.Shuffle([masks, masks], list(range(16)))).astype("uint8")
+    if lanes == 16:
+        return tirx.reinterpret("uint8x2", _signs("sse2.pmovmskb.128", masks).astype("uint16"))
+    return tirx.reinterpret("uint8x4", _signs("avx2.pmovmskb", masks))
+
+
+def _signs(name: str, masks: Expression) -> Expression:
+    return tirx.call_llvm_pure_intrin("int32", f"llvm.x86.{name}", masks)
+
+
+def _collect_places(parts: list[Expression]) -> Expression:
+    """AArch64: neighbouring places of set bits are added until one byte is left of each eight."""
+    if _shape(parts[0])[0] == 8:
+        return _sum_of_places(parts[0])
+    octets = 2 * len(parts)
+    sums = [part & _places("uint8", _PLACES * 2) for part in parts]
+    for _ in range(3):
+        pairs = zip(sums[::2], sums[1::2] or sums, strict=True)
+        sums = [
+            tirx.call_llvm_pure_intrin("uint8x16", "llvm.aarch64.neon.addp.v16i8", *pair) for pair in pairs
+        ]
+    first = tirx.Shuffle([tirx.reinterpret(f"uint{8 * octets}x{16 // octets}", sums[0])], [0])
+    return tirx.reinterpret(f"uint8x{octets}", first)
+
+
+def _collect_sum(parts: list[Expression]) -> Expression:
+    """NEON: the places of set bits, added up across the lanes."""
+    (masks,) = parts
+    return _sum_of_places(masks)
+
+
+def _sum_of_places(masks: Expression) -> Expression:
+    return _reduce(masks & _places("uint8", _PLACES))
 
 
 def _gather_one_by_one(flags: list[Expression]) -> Expression:
@@ -238,21 +283,31 @@ def _gather_one_by_one(flags: list[Expression]) -> Expression:
 
 
 def _are_neighbours(loads: list[Any]) -> bool:
-    """Whether scalar expressions read consecutive elements of one buffer."""
-    if not all(isinstance(load, TensorLoad) and load.ty.dtype.lanes == 1 for load in loads):
+    """Whether eight expressions read consecutive elements of one buffer, of which the next lane reads the next eight."""
+    if not all(isinstance(load, TensorLoad) for load in loads):
         return False
-    first = loads[0]
-    analyzer = Analyzer()
+    (first, *_), analyzer = loads, Analyzer()
+    places = [_first_index(load) for load in loads]
     return all(
-        load.source.same_as(first.source)
-        and analyzer.can_prove_equal(load.indices[0], first.indices[0] + index)
-        for index, load in enumerate(loads)
+        place is not None
+        and load.source.same_as(first.source)
+        and analyzer.can_prove_equal(place, index + places[0])
+        for index, (load, place) in enumerate(zip(loads, places, strict=True))
     )
 
 
+def _first_index(load: Any) -> Expression:
+    """Where the first lane of a load lies; None where lanes do not lie eight elements apart."""
+    index = load.indices[0]
+    if load.ty.dtype.lanes == 1:
+        return index
+    return index.base if isinstance(index, tirx.Ramp) and int(index.stride) == 8 else None
+
+
 def _load(first: Expression, lanes: int, start: int = 0) -> Expression:
-    """Neighbouring elements of a buffer from `start` elements after one that is loaded."""
+    """Neighbouring elements of a buffer from `start` elements after the first that is loaded."""
     *outer, last = first.indices
+    last = last.base if isinstance(last, tirx.Ramp) else last
     return tirx.BufferLoad(first.source, [*outer, tirx.Ramp(last + start, 1, lanes)])
 
 
@@ -322,7 +377,9 @@ _RULES: dict[str, Rule] = {
     "accumulate": _accumulate,
     "load_word": _load_word,
     "gather_bits_ones": _gather_ones,
-    "gather_bits_masks": _gather_masks,
+    "gather_bits_signs": _gather_by(_collect_signs, 32),
+    "gather_bits_places": _gather_by(_collect_places, 16),
+    "gather_bits_sum": _gather_by(_collect_sum, 8),
     "pack_within_plain": _pack_within,
     "pack_within_pairs_aarch64": _pack_within_pairs("llvm.aarch64.neon.uaddlp"),
     "pack_within_pairs_arm": _pack_within_pairs("llvm.arm.neon.vpaddlu"),

@@ -22,6 +22,7 @@ vectoriser widens a call to all lanes; only then does its rule in `instructions.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -149,17 +150,37 @@ def load_word(dtype: str, first: Expression, last: Expression, index: Expression
 
 def gather_bits(flags: list[Expression]) -> Expression:
     """The byte whose bit i is `flags[i]`, eight results of `flag`."""
-    return tirx.call_intrin("uint8", f"tirx.matte_gather_bits_{_flags()[0]}", *flags)
+    return tirx.call_intrin("uint8", f"tirx.matte_gather_bits_{_gathering().kind}", *flags)
 
 
 def flag(condition: Expression) -> Expression:
     """Whether a condition holds, as a uint8 that `gather_bits` takes."""
-    return tirx.Select(condition, tirx.const(_flags()[1], "uint8"), tirx.const(0, "uint8"))
+    return tirx.Select(condition, tirx.const(_gathering().set, "uint8"), tirx.const(0, "uint8"))
 
 
-def _flags() -> tuple[str, int]:
-    """How bytes become bits, and what byte stands for a set bit."""
-    return ("masks", 255) if instruction_set(current_target()) in ("aarch64", "arm") else ("ones", 1)
+def octets_gathered() -> int:
+    """How many neighbouring results of `gather_bits` the current target makes at once at most, a power of two."""
+    return _gathering().octets
+
+
+@dataclass(frozen=True)
+class _Gathering:
+    """How flags become bits: the rule, the byte that stands for a set bit, and results at once."""
+
+    kind: str
+    set: int
+    octets: int
+
+
+def _gathering() -> _Gathering:
+    target = current_target()
+    wide = codegen.target_has_features("avx2", target)
+    rules = {
+        "x86": _Gathering("signs", 255, 4 if wide else 2),
+        "aarch64": _Gathering("places", 255, 8),
+        "arm": _Gathering("sum", 255, 1),
+    }
+    return rules.get(instruction_set(target), _Gathering("ones", 1, 1))
 
 
 def pack_within(kind: str, read: Callable[[int], tuple[Expression, ...]]) -> Expression:

@@ -18,7 +18,7 @@ from torch import fx
 from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute.operands import INJECTIVE, View, compose
-from mattecompress.backends.tvm.kernels.intrinsics import current_target, flag, gather_bits
+from mattecompress.backends.tvm.kernels.intrinsics import current_target, flag, gather_bits, octets_gathered
 from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.kernels.window import Expression, arguments, constant, emit_kernel
 from mattecompress.backends.tvm.schedules.pieces import (
@@ -167,10 +167,11 @@ def _one_pixel(schedule: Any, block: Any, lanes: int) -> tuple[Any, Any]:
 
 def _pack_pixel(schedule: Any, flags: Any, result: Any, lanes: int) -> tuple[Any, Any]:
     """The same for comparisons and the bytes that they make."""
-    _, row, pixel, _ = schedule.get_loops(result)
+    _, row, pixel, octet = schedule.get_loops(result)
     cuts = [condition_cuts(schedule.get(flags), axis) for axis in range(4)]
     if cuts[2]:
         mark(schedule, pixel, serial_pieces(int(schedule.get(pixel).extent), cuts[2]))
+    mark(schedule, octet, vector_pieces(int(schedule.get(octet).extent), octets_gathered()))
     schedule.compute_at(flags, pixel, preserve_unit_loops=True)
     place = schedule.get_loops(flags)[-1]
     mark(schedule, place, vector_pieces(int(schedule.get(place).extent), 2 * lanes, cuts[3]))
