@@ -14,7 +14,7 @@ from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, View, compose, emit, in_memory
-from mattecompress.backends.tvm.kernels.intrinsics import current_target
+from mattecompress.backends.tvm.kernels.intrinsics import current_target, words_loaded_together
 from mattecompress.backends.tvm.kernels.listed import active_outputs, expression, sums_of
 from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_tile, schedule_tiles
 from mattecompress.backends.tvm.kernels.window import (
@@ -135,4 +135,23 @@ def schedule_floats(schedule: Any) -> str | None:
     channels = schedule.get_loops(patches)[-1]
     lanes = Registers.of(current_target()).bytes // FLOAT
     mark(schedule, channels, vector_pieces(int(schedule.get(channels).extent), lanes))
+    _load_elements(schedule, lanes)
     return None
+
+
+def _load_elements(schedule: Any, lanes: int) -> None:
+    """Where it pays, load neighbouring channels of every pixel as one vector, whose elements multiply the weights."""
+    update = schedule.get_sblock("total_update")
+    channel = schedule.get_loops(update)[-4]
+    count = words_loaded_together(int(schedule.get(channel).extent), lanes, current_target())
+    if count == 1:
+        return
+    outer, inner = schedule.split(channel, [None, count])
+    schedule.unroll(inner)
+    read = [region.source.name.startswith(PATCHES) for region in schedule.get(update).reads]
+    copy = schedule.cache_read(update, read.index(True), "local")
+    schedule.compute_at(copy, outer, preserve_unit_loops=True)
+    *_, row, pixel, element = schedule.get_loops(copy)
+    schedule.unroll(row)
+    schedule.unroll(pixel)
+    schedule.vectorize(element)
