@@ -32,7 +32,10 @@ CALLS = [
     calls.binary_conv2d(POINTWISE, 64, "units", 1),
     calls.binary_conv2d(DEEP, 32, "signs", 0),
     calls.binary_conv2d(WIDE, 128, "signs", 0),
-    calls.pack_signs(RAGGED, 32, threshold=True),
+    *(
+        calls.pack_signs(case, word, threshold=True)
+        for case, word in ((RAGGED, 32), (RAGGED, 8), (NARROW, 16), (DEEP, 8))
+    ),
     calls.pack_units(POINTWISE, 64),
     *(
         calls.pack_plane(case, word, plane)
