@@ -214,17 +214,8 @@ def _load_word(call: Any) -> Expression:
     return tirx.reinterpret(str(dtype), tirx.BufferLoad(first.source, [tirx.Ramp(start, 1, size)]))
 
 
-def _gather_ones(call: Any) -> Expression:
-    """Eight neighbouring bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
-    flags = list(call.args)
-    if not _are_neighbours(flags):
-        return _gather_one_by_one(flags)
-    moved = tirx.reinterpret("uint64", _load(flags[0], 8)) * tirx.const(_GATHER, "uint64")
-    return (moved >> tirx.const(56, "uint64")).astype("uint8")
-
-
 def _gather_by(collect: Callable[[list[Expression]], Expression], most: int) -> Rule:
-    """Each eight neighbouring bytes, masks of 255 or 0, become a byte; `collect` takes vectors of up to `most` bytes."""
+    """Each eight neighbouring flags become a byte; `collect` takes vectors of up to `most` of them."""
 
     def rule(call: Any) -> Expression:
         flags = list(call.args)
@@ -234,6 +225,13 @@ def _gather_by(collect: Callable[[list[Expression]], Expression], most: int) -> 
         return collect([_load(flags[0], min(count, most), start) for start in range(0, count, most)])
 
     return rule
+
+
+def _collect_ones(parts: list[Expression]) -> Expression:
+    """Eight bytes as one integer: a multiplication moves bit 0 of each into the top byte."""
+    (ones,) = parts
+    moved = tirx.reinterpret("uint64", ones) * tirx.const(_GATHER, "uint64")
+    return (moved >> tirx.const(56, "uint64")).astype("uint8")
 
 
 def _collect_signs(parts: list[Expression]) -> Expression:
@@ -252,9 +250,9 @@ def _signs(name: str, masks: Expression) -> Expression:
 
 
 def _collect_places(parts: list[Expression]) -> Expression:
-    """AArch64: neighbouring places of set bits are added until one byte is left of each eight."""
+    """NEON: places of set bits are added, of 16 bytes and more by neighbours until one byte is left of each eight."""
     if _shape(parts[0])[0] == 8:
-        return _sum_of_places(parts[0])
+        return _reduce(parts[0] & _places("uint8", _PLACES))
     octets = 2 * len(parts)
     sums = [part & _places("uint8", _PLACES * 2) for part in parts]
     for _ in range(3):
@@ -264,16 +262,6 @@ def _collect_places(parts: list[Expression]) -> Expression:
         ]
     first = tirx.Shuffle([tirx.reinterpret(f"uint{8 * octets}x{16 // octets}", sums[0])], [0])
     return tirx.reinterpret(f"uint8x{octets}", first)
-
-
-def _collect_sum(parts: list[Expression]) -> Expression:
-    """NEON: the places of set bits, added up across the lanes."""
-    (masks,) = parts
-    return _sum_of_places(masks)
-
-
-def _sum_of_places(masks: Expression) -> Expression:
-    return _reduce(masks & _places("uint8", _PLACES))
 
 
 def _gather_one_by_one(flags: list[Expression]) -> Expression:
@@ -376,10 +364,9 @@ _RULES: dict[str, Rule] = {
     "multiply_plain": _multiply_plain,
     "accumulate": _accumulate,
     "load_word": _load_word,
-    "gather_bits_ones": _gather_ones,
+    "gather_bits_ones": _gather_by(_collect_ones, 8),
     "gather_bits_signs": _gather_by(_collect_signs, 32),
     "gather_bits_places": _gather_by(_collect_places, 16),
-    "gather_bits_sum": _gather_by(_collect_sum, 8),
     "pack_within_plain": _pack_within,
     "pack_within_pairs_aarch64": _pack_within_pairs("llvm.aarch64.neon.uaddlp"),
     "pack_within_pairs_arm": _pack_within_pairs("llvm.arm.neon.vpaddlu"),

@@ -178,7 +178,7 @@ def _gathering() -> _Gathering:
     rules = {
         "x86": _Gathering("signs", 255, 4 if wide else 2),
         "aarch64": _Gathering("places", 255, 8),
-        "arm": _Gathering("sum", 255, 1),
+        "arm": _Gathering("places", 255, 1),
     }
     return rules.get(instruction_set(target), _Gathering("ones", 1, 1))
 
