@@ -27,7 +27,7 @@ from mattecompress.backends.tvm.kernels.window import (
     result_tile,
 )
 from mattecompress.backends.tvm.schedules.pieces import mark, vector_pieces
-from mattecompress.backends.tvm.schedules.stages import child_blocks, inline
+from mattecompress.backends.tvm.schedules.stages import child_blocks, inline, load_elements
 
 RESULT, PATCHES = "masked_result", "patches"
 FLOAT = 4
@@ -135,11 +135,11 @@ def schedule_floats(schedule: Any) -> str | None:
     channels = schedule.get_loops(patches)[-1]
     lanes = Registers.of(current_target()).bytes // FLOAT
     mark(schedule, channels, vector_pieces(int(schedule.get(channels).extent), lanes))
-    _load_elements(schedule, lanes)
+    _load_channels_together(schedule, lanes)
     return None
 
 
-def _load_elements(schedule: Any, lanes: int) -> None:
+def _load_channels_together(schedule: Any, lanes: int) -> None:
     """Where it pays, load neighbouring channels of every pixel as one vector, whose elements multiply the weights."""
     update = schedule.get_sblock("total_update")
     channel = schedule.get_loops(update)[-4]
@@ -149,9 +149,4 @@ def _load_elements(schedule: Any, lanes: int) -> None:
     outer, inner = schedule.split(channel, [None, count])
     schedule.unroll(inner)
     read = [region.source.name.startswith(PATCHES) for region in schedule.get(update).reads]
-    copy = schedule.cache_read(update, read.index(True), "local")
-    schedule.compute_at(copy, outer, preserve_unit_loops=True)
-    *_, row, pixel, element = schedule.get_loops(copy)
-    schedule.unroll(row)
-    schedule.unroll(pixel)
-    schedule.vectorize(element)
+    load_elements(schedule, update, read.index(True), outer)

@@ -16,6 +16,7 @@ from mattecompress.backends.tvm.schedules.stages import (
     divisors,
     element_bits,
     lanes_of,
+    load_elements,
     schedule_gather,
 )
 from mattecompress.backends.tvm.targets import Target
@@ -99,7 +100,7 @@ def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int
     s.reorder(n, io, oo, im, jo, kh, kw, co, ck, ii, ji, oi)
     s.reverse_compute_at(stages.epilogue, jo, preserve_unit_loops=True)
     if elements > 1:
-        _load_elements(s, stages.main, co)
+        load_elements(s, stages.main, 0, co)
     if stages.gather is not None:
         schedule_gather(s, stages.gather, io, lanes)
     s.set_scope(stages.main, 0, "local")
@@ -120,16 +121,6 @@ def elements_of(target: Target, lanes: int, depth: int) -> int:
     if target.vector_bits != NEON_BITS:
         return 1
     return next((count for count in (lanes, lanes // 2) if count >= LEAST_ELEMENTS and depth % count == 0), 1)
-
-
-def _load_elements(s: Schedule, main: Any, place: Any) -> None:
-    """Load neighbouring input channels of every pixel as one vector, whose elements then multiply the weights."""
-    copy = s.cache_read(main, 0, "local")
-    s.compute_at(copy, place, preserve_unit_loops=True)
-    *_, row, column, channel = s.get_loops(copy)
-    s.unroll(row)
-    s.unroll(column)
-    s.vectorize(channel)
 
 
 def _block_rows(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int) -> int:

@@ -128,6 +128,16 @@ def schedule_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> N
     place_rows(schedule, schedule.get_loops(gather)[-3], lanes)
 
 
+def load_elements(schedule: Schedule, block: Any, operand: int, loop: Any) -> None:
+    """Load neighbouring channels of every pixel of an operand, inside `loop`, as one vector for its elements."""
+    copy = schedule.cache_read(block, operand, "local")
+    schedule.compute_at(copy, loop, preserve_unit_loops=True)
+    *_, row, pixel, channel = schedule.get_loops(copy)
+    schedule.unroll(row)
+    schedule.unroll(pixel)
+    schedule.vectorize(channel)
+
+
 def divisors(number: int) -> list[int]:
     """All divisors, ascending."""
     return [value for value in range(1, number + 1) if number % value == 0]

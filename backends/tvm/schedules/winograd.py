@@ -27,6 +27,7 @@ from mattecompress.backends.tvm.schedules.stages import (
     element_bits,
     family,
     inline,
+    load_elements,
     schedule_gather,
 )
 from mattecompress.backends.tvm.targets import Target
@@ -114,11 +115,7 @@ def _schedule_products(s: Schedule, products: Any, tile: Any, lanes: int, elemen
     s.reorder(j, oo, uo, co, ck, ui, oi)
     s.reverse_compute_at(copy, uo, preserve_unit_loops=True)
     if elements > 1:
-        loaded = s.cache_read(products, 0, "local")
-        s.compute_at(loaded, co, preserve_unit_loops=True)
-        *_, pixel, channel = s.get_loops(loaded)
-        s.unroll(pixel)
-        s.vectorize(channel)
+        load_elements(s, products, 0, co)
     pieces = vector_pieces(tile.channels, lanes)
     mark(s, oi, pieces)
     s.unroll(ck)
