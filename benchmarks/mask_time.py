@@ -28,6 +28,7 @@ from mattecompress.inspection.decisions import record_decisions
 from mattecompress.measuring.benchmark import Work, time_in_turn
 from mattecompress.modules.spatial_mask import SpatialMask, compared
 from mattecompress.program import Program
+from mattecompress.running.feed import Feed
 from mattecompress.running.stream import Runner, Stream
 from mattecompress.running.watching import watch
 
@@ -120,7 +121,7 @@ def _coarse(program: Program, frame: Tensor) -> Tensor:
         if node is call.all_input_nodes[0]:
             seen.append(value)
 
-    watch(program, [settling(frame)], look)
+    watch(Feed(program, [settling(frame)]), look)
     return seen[-1]
 
 

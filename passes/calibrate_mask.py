@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig, compared
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.running.feed import CalibrationError
+from mattecompress.running.feed import CalibrationError, Feed
 from mattecompress.running.watching import watch
 
 
@@ -82,7 +82,7 @@ def _values(program: Program, name: str, context: Context) -> list[Tensor]:
         if node.name == name:
             values.append(value)
 
-    watch(shown, context.clips, look, context.progress)
+    watch(Feed(shown, context.clips), look, context.progress)
     return values
 
 

@@ -104,14 +104,15 @@ def record_decisions(program: Program, clip: Clip) -> Decisions:
         elif node in seen:
             seen[node].append(_active(node, value))
 
-    watch(program, [clip], look)
+    feed = Feed(program, [clip])
+    watch(feed, look)
     found = [_decision(program, node, "mask", seen[node]) for node in masks]
     found += [_decision(program, call, "router", seen[scores]) for scores, call in routers.items()]
     places = {node.name: place for place, node in enumerate(program.operations())}
     shares = {node: float(torch.stack(maps).double().mean()) for node, maps in seen.items()}
     densities = {node.name: shares[mask] for node, mask in under.items()}
     densities |= {each.node: each.density for each in found}
-    frames = next(iter(Feed(program, [clip]).clips[0].values()))
+    frames = next(iter(feed.clips[0].values()))
     return Decisions(frames, tuple(sorted(found, key=lambda each: places[each.node])), densities)
 
 

@@ -87,9 +87,9 @@ def collect(
     Raises:
         CalibrationError: no clips, clips that do not fit, or a node whose values are not finite.
     """
-    seen = {name: kind() for name in names}
+    feed, seen = Feed(program, clips), {name: kind() for name in names}
     generator = torch.Generator().manual_seed(seed)
-    share = -(-samples // len(Feed(program, clips).places))
+    share = -(-samples // len(feed.places))
 
     def look(node: fx.Node, value: Tensor) -> None:
         if node.name in seen:
@@ -98,7 +98,7 @@ def collect(
             except FloatingPointError as error:
                 raise FloatingPointError(f"%{node.name} holds {error}") from error
 
-    watch(program, clips, look, progress)
+    watch(feed, look, progress)
     return seen
 
 

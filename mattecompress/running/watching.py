@@ -1,13 +1,13 @@
 """Programs that run while someone looks at what their nodes yield."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from mattecompress.program import Program
-from mattecompress.running.feed import CalibrationError, Clip, Feed
+from mattecompress.running.feed import CalibrationError, Feed
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,24 +37,21 @@ class Watched(fx.Interpreter):
 
 @torch.no_grad()
 def watch(
-    program: Program,
-    clips: Sequence[Clip],
+    feed: Feed,
     look: Callable[[fx.Node, Tensor], None],
     progress: Progress = lambda done, total, what: None,
 ) -> None:
-    """Run every clip frame by frame, states carried from zero within a clip, and show `look` what each node yields.
-
-    clips: as `Feed` takes them; a program of open sizes takes the clips' sizes.
+    """Run every clip through its program, states carried from zero within a clip, and show `look` what nodes yield.
 
     Raises:
-        CalibrationError: no clips, clips that do not fit, or `look` raised FloatingPointError.
+        CalibrationError: `look` raised FloatingPointError.
     """
 
     def visit(node: fx.Node, value: Tensor) -> Tensor:
         look(node, value)
         return value
 
-    feed, watched = Feed(program, clips), Watched(program, visit)
+    watched = Watched(feed.program, visit)
     states: dict[str, Tensor] = {}
     for done, (clip, index) in enumerate(feed.places, start=1):
         states = feed.zeros(clip) if index == 0 else states
@@ -63,5 +60,5 @@ def watch(
         except FloatingPointError as error:
             place = f"frame {index + 1} of clip {clip + 1}"
             raise CalibrationError(f"{error} on {place}: check the clips and the weights") from error
-        states = {pair.input: outputs[pair.output] for pair in program.states}
+        states = {pair.input: outputs[pair.output] for pair in feed.program.states}
         progress(done, len(feed.places), "calibrate")
