@@ -94,7 +94,7 @@ class Learner:
             for params, rate in ((logits, stage.rounding_rate), (self.scales, stage.scale_rate))
             if params
         ]
-        optimizer = torch.optim.Adam(groups)
+        optimizer = torch.optim.Adam(groups, fused=True)
         exact = unit_module(self.program, self.unit, replacement("float", self.program))
         together = takes_batches(exact, *self.samples.ends())
         learned = [*logits, *self.scales]
@@ -105,9 +105,10 @@ class Learner:
                 share = (1 + torch.tensor(torch.pi * step / stage.iterations).cos().item()) / 2
                 optimizer.param_groups[-1]["lr"] = stage.scale_rate * share
             batches = self.samples.draw(stage.batch)
-            loss = self._distance(batches, together) + self._penalty(step)
+            loss = self._distance(batches, together)
             for parameter, gradient in zip(learned, _gradients(loss, learned), strict=True):
                 parameter.grad = gradient
+            self._regularize(step)
             optimizer.step()
             tell(step + 1)
             if patience and step >= stage.warm_up * stage.iterations and patience.exhausted(step + 1):
@@ -162,12 +163,15 @@ class Learner:
             return F.mse_loss(found, target, reduction="sum")
         return (found - target).abs().pow(self.stage.power).sum()
 
-    def _penalty(self, step: int) -> Tensor:
+    def _regularize(self, step: int) -> None:
+        """Add the regularizer's gradient to those of the logits."""
         beta = beta_at(step, self.stage.iterations, self.stage.warm_up)
-        if beta is None or not self.roundings:
-            return torch.zeros(())
-        terms = [rounding.regularizer(beta) for rounding in self.roundings.values()]
-        return self.stage.regularizer * torch.stack(terms).sum()
+        if beta is None:
+            return
+        for rounding in self.roundings.values():
+            gradient = rounding.regularizer_gradient(beta).mul_(self.stage.regularizer)
+            logits = rounding.logits
+            logits.grad = gradient if logits.grad is None else logits.grad.add_(gradient)
 
     def _replace(self, node: fx.Node) -> nn.Module | None:
         if node in self.roundings:

@@ -3,8 +3,12 @@
     v begins where h(v) = w / s - floor(w / s); in the end h is 1 where v >= 0, else 0
     regularizer: sum of 1 - |2 h(v) - 1|^beta, which drives every h to 0 or 1 as beta falls
 
+Both gradients are written out: a layer has many weights, and automatic ones read them thrice as often.
+
 Source: AdaRound as BRECQ and QDrop have it; gamma = -0.1, zeta = 1.1.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,23 @@ GAMMA, ZETA = -0.1, 1.1
 BETA_FIRST, BETA_LAST = 20.0, 2.0
 
 
+class _SoftlyRounded(torch.autograd.Function):
+    """clamp(floor + h(v), low, high) * s, whose bounds are tensors that meet v."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, floor: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
+        steps = share_of(logits).add_(floor)
+        ctx.save_for_backward(logits, steps, low, high, scale)
+        return steps.clamp(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        logits, steps, low, high, scale = ctx.saved_tensors
+        inside = steps.ge(low).logical_and_(steps.le(high))
+        return slope_of(logits).mul_(scale).mul_(gradient).mul_(inside), None, None, None, None
+
+
 class LearnedRounding(nn.Module):
     """Stands for a quantizer of weights while whether each weight goes up or down is learned; scales stay.
 
@@ -23,14 +44,16 @@ class LearnedRounding(nn.Module):
 
     floor: Tensor
     scale: Tensor
-    zero_point: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, quantizer: FakeQuantize, weight: Tensor) -> None:
         super().__init__()
         scale, zero_point = (part.detach() for part in quantizer.affine(weight.ndim))
-        self.low, self.high = quantizer.config.low, quantizer.config.high
+        config = quantizer.config
         self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", zero_point)
+        self.register_buffer("low", (config.low - zero_point).to(scale))
+        self.register_buffer("high", (config.high - zero_point).to(scale))
         ratio = weight.detach() / scale
         self.register_buffer("floor", ratio.floor())
         rest = ratio - self.floor
@@ -38,24 +61,36 @@ class LearnedRounding(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight, with soft rounding while it learns; `weight` itself was read when this was made."""
-        return self._dequantized(self.share()) if self.training else self.rounded()
-
-    def share(self) -> Tensor:
-        """h, of the shape of the weight: how far each weight is rounded up."""
-        return (self.logits.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        if not self.training:
+            return self.rounded()
+        soft: Tensor = _SoftlyRounded.apply(self.logits, self.floor, self.low, self.high, self.scale)  # type: ignore[no-untyped-call]
+        return soft
 
     @torch.no_grad()
     def rounded(self) -> Tensor:
         """The weight with hard rounding; the quantizer leaves it as it is."""
-        return self._dequantized(self.logits.ge(0).to(self.floor))
+        return (self.floor + self.logits.ge(0)).clamp_(self.low, self.high).mul_(self.scale)
 
-    def regularizer(self, beta: float) -> Tensor:
-        """How far the rounding is from hard; a scalar."""
-        return (1 - (2 * self.share() - 1).abs().pow(beta)).sum()
+    @torch.no_grad()
+    def regularizer_gradient(self, beta: float) -> Tensor:
+        """Of the regularizer by the logits, and of their shape."""
+        off = share_of(self.logits).mul_(2).sub_(1)
+        return off.abs().pow_(beta - 1).mul_(off.sign_()).mul_(slope_of(self.logits)).mul_(-2 * beta)
 
-    def _dequantized(self, up: Tensor) -> Tensor:
-        codes = (self.floor + up + self.zero_point).clamp(self.low, self.high)
-        return (codes - self.zero_point) * self.scale
+
+@torch.no_grad()
+def share_of(logits: Tensor) -> Tensor:
+    """h, of the shape of the logits: how far each weight is rounded up."""
+    return logits.sigmoid().mul_(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
+
+
+@torch.no_grad()
+def slope_of(logits: Tensor) -> Tensor:
+    """dh/dv, 0 where h is 0 or 1."""
+    sigmoid = logits.sigmoid()
+    stretched = sigmoid * (ZETA - GAMMA) + GAMMA
+    slope = (1 - sigmoid).mul_(sigmoid).mul_(ZETA - GAMMA)
+    return slope.mul_(stretched.gt(0).logical_and_(stretched.lt(1)))
 
 
 def beta_at(step: int, steps: int, warm_up: float) -> float | None:

@@ -39,14 +39,36 @@ def test_goes_up_or_down_as_learned() -> None:
         expected = codes.clamp(-8, 7) * scale
         assert torch.equal(rounding.rounded(), expected)
         assert torch.equal(rounding(weight), expected), "h is 0 or 1 that far out"
-        assert rounding.regularizer(2.0).item() == 0
+        assert not rounding.regularizer_gradient(2.0).any()
 
 
-def test_regularizer_counts_what_is_undecided() -> None:
+@settings(deadline=None, max_examples=40)
+@given(configs, st.integers(0, 1000))
+def test_gradients_are_those_of_the_formulas(config: QuantizerConfig, seed: int) -> None:
+    quantizer, weight = fitted(config, seed)
+    rounding = LearnedRounding(quantizer, weight)
+    generator = torch.Generator().manual_seed(seed)
+    upstream, beta = torch.randn(weight.shape, generator=generator), 2 + seed / 60
+    logits = (rounding.logits.detach() + 3 * torch.randn(weight.shape, generator=generator)).requires_grad_()
+    rounding.logits.data.copy_(logits.detach())
+    scale, zero_point = quantizer.affine(4)
+    share = (logits.sigmoid() * 1.2 - 0.1).clamp(0, 1)
+    codes = ((weight / scale).floor() + share + zero_point).clamp(config.low, config.high)
+    (expected,) = torch.autograd.grad(((codes - zero_point) * scale * upstream).sum(), logits)
+    (found,) = torch.autograd.grad((rounding(weight) * upstream).sum(), rounding.logits)
+    torch.testing.assert_close(found, expected)
+    share = (logits.sigmoid() * 1.2 - 0.1).clamp(0, 1)
+    (expected,) = torch.autograd.grad((1 - (2 * share - 1).abs().pow(beta)).sum(), logits)
+    torch.testing.assert_close(rounding.regularizer_gradient(beta), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_regularizer_pushes_towards_the_nearer_side() -> None:
     quantizer, weight = fitted(QuantizerConfig(4, True, 3), 0)
     rounding = LearnedRounding(quantizer, weight)
-    torch.nn.init.zeros_(rounding.logits)
-    assert rounding.regularizer(20.0).item() == weight.numel()
+    torch.nn.init.constant_(rounding.logits, 0.5)
+    assert (rounding.regularizer_gradient(2.0) < 0).all()
+    torch.nn.init.constant_(rounding.logits, -0.5)
+    assert (rounding.regularizer_gradient(2.0) > 0).all()
 
 
 def test_beta_falls_linearly_behind_the_warm_up() -> None:
