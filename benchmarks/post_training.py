@@ -4,14 +4,16 @@
     python benchmarks/post_training.py ... --size 288x512 --seeds 0 --precisions w4a8 w4a4 --methods qdrop ptq4vm
 
 The methods are the named pipelines; `qdrop+GAC` is `ptq4vm` without the flow term. Both have equalized channels and
-begin with the `qdrop equalized` program of their precision. Clips are those of footage.py; errors are measured against the float network's alpha. Each
-program is made in a process of its own, for its seconds and its peak memory. What is done is kept in the folder --work,
-each block and epoch: the same command goes on after a stop, and docs/post-training.md is written anew from all that the
-folder holds whenever a row is measured.
+begin with the `qdrop equalized` program of their precision. Clips are those of footage.py; errors are measured against
+the float network's alpha. Each program is made in a process of its own, for its seconds and its peak memory. What is
+done is kept in the folder --work, each block and epoch: the same command goes on after a stop. Rows are kept in --rows,
+and are measured anew only when what their method stands for has changed; docs/post-training.md is written from those
+that have not.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import resource
@@ -54,9 +56,10 @@ STARTS = {
 """Each method, and the one whose program it goes on from."""
 
 
-def pipeline(method: str, precision: str, recipe: Recipe, iterations: int | None, epochs: int | None) -> str:
+def pipeline(method: str, precision: str, options: argparse.Namespace) -> str:
     """The passes that a method stands for."""
-    bits = Precision.parse(precision)
+    bits, recipe = Precision.parse(precision), options.recipe
+    iterations, epochs = options.iterations, options.epochs
     both = (bits.weight_bits, bits.activation_bits)
     made: dict[str, NamedPipeline] = {
         "mse": Mse(*both),
@@ -80,23 +83,18 @@ class Bench:
         self.composites = [clip for clip in tested if clip.alpha is not None]
         self.video = [clip for clip in tested if clip.alpha is None]
 
-    def row(self, precision: str, method: str) -> Path:
-        """The file of the measured row."""
+    def row(self, precision: str, method: str) -> Row:
+        """What a method's program costs, made if it is missing."""
         text = self._text(precision, method)
-        path = self._path(text, ".row.json")
-        if not path.exists():
-            made = self._make(precision, method)
-            program = container.load(self._path(text, ".mcg"))
-            video, composites = (
-                evaluate(program, program.run, clips, self.network).metrics
-                for clips in (self.video, self.composites)
-            )
-            scores = {name: video[name] for name in METRICS}
-            row = Row(
-                self.options.size, self.seed, precision, method, scores, composites["mad"], **asdict(made)
-            )
-            write_json(path, asdict(row))
-        return path
+        made = self._make(precision, method)
+        program = container.load(self._path(text, ".mcg"))
+        video, composites = (
+            evaluate(program, program.run, clips, self.network).metrics
+            for clips in (self.video, self.composites)
+        )
+        scores = {name: video[name] for name in METRICS}
+        size = self.options.size
+        return Row(size, self.seed, precision, method, text, scores, composites["mad"], **asdict(made))
 
     def _make(self, precision: str, method: str) -> Effort:
         """Make the program of a method, after those that it goes on from, where they are missing; what all took."""
@@ -114,13 +112,37 @@ class Bench:
         return Effort(before.seconds + own.seconds, max(before.peak_mib, own.peak_mib))
 
     def _text(self, precision: str, method: str) -> str:
-        options = self.options
-        return pipeline(method, precision, options.recipe, options.iterations, options.epochs)
+        return pipeline(method, precision, self.options)
 
     def _path(self, text: str, suffix: str) -> Path:
         options = self.options
-        about = [text, options.size, self.seed, options.target, options.checkpoint.name]
+        about = [text, options.size, self.seed, options.checkpoint.name]
         return Path(options.work) / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}{suffix}"
+
+
+class Rows:
+    """All rows of a file."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.path = options, options.rows
+        found = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
+        self.rows = [Row(**{**document, "size": tuple(document["size"])}) for document in found]
+
+    @property
+    def current(self) -> list[Row]:
+        """Those whose passes are still what their method stands for."""
+        return [row for row in self.rows if row.passes == pipeline(row.method, row.precision, self.options)]
+
+    def have(self, seed: int, precision: str, method: str) -> bool:
+        """Whether a row of the size asked for needs no measuring."""
+        return any(row.key == (self.options.size, seed, precision, method) for row in self.current)
+
+    def keep(self, row: Row) -> None:
+        """In place of what was there for the same program."""
+        self.rows = sorted(
+            [*(other for other in self.rows if other.key != row.key), row], key=lambda row: row.key
+        )
+        write_json(self.path, {"rows": [asdict(row) for row in self.rows]})
 
 
 def make_program(
@@ -133,7 +155,6 @@ def make_program(
     clips = footage.calibration_clips(options.data, options.size, seed)
     context = Context(
         clips=[clip.frames for clip in clips],
-        alphas=[clip.alpha for clip in clips] if options.target == "truth" else [],
         teacher=network,
         seed=seed,
         folder=options.work,
@@ -149,22 +170,17 @@ def main() -> None:
         options = _parse_options()
         torch.set_num_threads(1)
         options.work.mkdir(parents=True, exist_ok=True)
+        rows = Rows(options)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
             for seed in options.seeds:
                 bench = Bench(options, seed, pool)
-                for precision in options.precisions:
-                    for method in options.methods:
-                        bench.row(precision, method)
-                        write_page(options.output, read_rows(options.work))
+                for precision, method in itertools.product(options.precisions, options.methods):
+                    if not rows.have(seed, precision, method):
+                        rows.keep(bench.row(precision, method))
+                        write_page(options.output, rows.current)
     except UserError as error:
         say(f"post_training: {error}")
         sys.exit(2)
-
-
-def read_rows(work: Path) -> list[Row]:
-    """All that a folder holds."""
-    documents = [json.loads(path.read_text()) for path in sorted(work.glob("*.row.json"))]
-    return [Row(**{**document, "size": tuple(document["size"])}) for document in documents]
 
 
 def _parse_options() -> argparse.Namespace:
@@ -180,12 +196,12 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=Recipe.__args__, default="fast", help="default: fast")
     parser.add_argument("--iterations", type=int, help="for each block; default: the recipe's")
     parser.add_argument("--epochs", type=int, help="of calibrate-affine; default: the recipe's")
-    parser.add_argument(
-        "--target", choices=("float", "truth"), default="float", help="composites' alpha to learn from"
-    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
         "--work", type=Path, default=Path("post_training_work"), help="what is done is kept here"
+    )
+    parser.add_argument(
+        "--rows", type=Path, default=ROOT / "benchmarks" / "post_training.json", help="what was measured"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "post-training.md", help="the page")
     return parser.parse_args()

@@ -38,17 +38,23 @@ class Effort:
 class Row:
     """One program, set beside the float network: metrics on the video, MAD on the composites, what it took.
 
-    size: (height, width).
+    size: (height, width). passes: what made the program of the network.
     """
 
     size: tuple[int, int]
     seed: int
     precision: str
     method: str
+    passes: str
     video: dict[str, float]
     composites_mad: float
     seconds: float
     peak_mib: float
+
+    @property
+    def key(self) -> tuple[tuple[int, int], int, str, str]:
+        """Which program it is of."""
+        return self.size, self.seed, self.precision, self.method
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The clips and the texts of the post-training benchmark."""
+"""The clips of the post-training benchmark."""
 
 import runpy
 from pathlib import Path
@@ -31,12 +31,3 @@ def test_composites_are_exact_and_come_from_the_seed(footage: dict[str, Any], sh
 def test_nothing_is_in_both_halves(footage: dict[str, Any]) -> None:
     assert not set(footage["CALIBRATION"]) & set(footage["TEST"])
     assert 2 * footage["VIDEO_FRAMES"] == 96 and footage["VIDEO_FRAMES"] % footage["PIECE"] == 0
-
-
-def test_methods_go_on_from_one_another() -> None:
-    bench = runpy.run_path(str(ROOT / "benchmarks" / "post_training.py"))
-    pipeline = bench["pipeline"]
-    for method, start in bench["STARTS"].items():
-        if start:
-            text, first = (pipeline(name, "w4a4", "fast", 60, 6) for name in (method, start))
-            assert text.startswith(f"{first},")
