@@ -24,16 +24,17 @@ class _SoftlyRounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, floor: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
-        steps = share_of(logits).add_(floor)
-        ctx.save_for_backward(logits, steps, low, high, scale)
-        return steps.clamp(low, high).mul_(scale)
+        share = share_of(logits)
+        ctx.save_for_backward(share, floor, low, high, scale)
+        return (floor + share).clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        logits, steps, low, high, scale = ctx.saved_tensors
+        share, floor, low, high, scale = ctx.saved_tensors
+        steps = floor + share
         inside = steps.ge(low).logical_and_(steps.le(high))
-        return slope_of(logits).mul_(scale).mul_(gradient).mul_(inside), None, None, None, None
+        return slope_at(share).mul_(scale).mul_(gradient).mul_(inside), None, None, None, None
 
 
 class LearnedRounding(nn.Module):
@@ -74,8 +75,10 @@ class LearnedRounding(nn.Module):
     @torch.no_grad()
     def regularizer_gradient(self, beta: float) -> Tensor:
         """Of the regularizer by the logits, and of their shape."""
-        off = share_of(self.logits).mul_(2).sub_(1)
-        return off.abs().pow_(beta - 1).mul_(off.sign_()).mul_(slope_of(self.logits)).mul_(-2 * beta)
+        share = share_of(self.logits)
+        off = 2 * share - 1
+        power = off.abs().log_().mul_(beta - 1).exp_()
+        return power.mul_(off.sign_()).mul_(slope_at(share)).mul_(-2 * beta)
 
 
 @torch.no_grad()
@@ -84,13 +87,10 @@ def share_of(logits: Tensor) -> Tensor:
     return logits.sigmoid().mul_(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
 
 
-@torch.no_grad()
-def slope_of(logits: Tensor) -> Tensor:
-    """dh/dv, 0 where h is 0 or 1."""
-    sigmoid = logits.sigmoid()
-    stretched = sigmoid * (ZETA - GAMMA) + GAMMA
-    slope = (1 - sigmoid).mul_(sigmoid).mul_(ZETA - GAMMA)
-    return slope.mul_(stretched.gt(0).logical_and_(stretched.lt(1)))
+def slope_at(share: Tensor) -> Tensor:
+    """dh/dv where v yields the share h; 0 where h is 0 or 1."""
+    slope = (share - GAMMA).mul_(ZETA - share).div_(ZETA - GAMMA)
+    return slope.mul_(share.gt(0).logical_and_(share.lt(1)))
 
 
 def beta_at(step: int, steps: int, warm_up: float) -> float | None:
