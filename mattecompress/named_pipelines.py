@@ -41,10 +41,10 @@ Recipe = Literal["fast", "paper"]
 """Minutes on two cores, or the papers' numbers."""
 
 RECONSTRUCTION = {
-    "fast": "iterations={iterations} batch=8 rounding-rate=0.1 scale-rate={scale_rate}",
+    "fast": "iterations={iterations} batch=1 rounding-rate=0.1 scale-rate={scale_rate}",
     "paper": "iterations={iterations}",
 }
-ITERATIONS = {"fast": 200, "paper": 20000}
+ITERATIONS = {"fast": 600, "paper": 20000}
 AFFINE_EPOCHS = {"fast": 10, "paper": 55}
 AFFINE_RATE = 0.02
 """The fast recipe's rate with bits left out: it falls tenfold with every two bits of the coarser quantizer. What suits 4

@@ -3,7 +3,7 @@
     v begins where h(v) = w / s - floor(w / s); in the end h is 1 where v >= 0, else 0
     regularizer: sum of 1 - |2 h(v) - 1|^beta, which drives every h to 0 or 1 as beta falls
 
-Both gradients are written out: a layer has many weights, and automatic ones read them thrice as often.
+Both gradients are written out: automatic ones would keep many values for each of a layer's many weights.
 
 Source: AdaRound as BRECQ and QDrop have it; gamma = -0.1, zeta = 1.1.
 """
@@ -24,7 +24,7 @@ class _SoftlyRounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, floor: Tensor, low: Tensor, high: Tensor, scale: Tensor) -> Tensor:
-        share = share_of(logits)
+        share = _share_of(logits)
         ctx.save_for_backward(share, floor, low, high, scale)
         return (floor + share).clamp_(low, high).mul_(scale)
 
@@ -34,7 +34,7 @@ class _SoftlyRounded(torch.autograd.Function):
         share, floor, low, high, scale = ctx.saved_tensors
         steps = floor + share
         inside = steps.ge(low).logical_and_(steps.le(high))
-        return slope_at(share).mul_(scale).mul_(gradient).mul_(inside), None, None, None, None
+        return _slope_at(share).mul_(scale).mul_(gradient).mul_(inside), None, None, None, None
 
 
 class LearnedRounding(nn.Module):
@@ -75,19 +75,19 @@ class LearnedRounding(nn.Module):
     @torch.no_grad()
     def regularizer_gradient(self, beta: float) -> Tensor:
         """Of the regularizer by the logits, and of their shape."""
-        share = share_of(self.logits)
+        share = _share_of(self.logits)
         off = 2 * share - 1
         power = off.abs().log_().mul_(beta - 1).exp_()
-        return power.mul_(off.sign_()).mul_(slope_at(share)).mul_(-2 * beta)
+        return power.mul_(off.sign_()).mul_(_slope_at(share)).mul_(-2 * beta)
 
 
 @torch.no_grad()
-def share_of(logits: Tensor) -> Tensor:
+def _share_of(logits: Tensor) -> Tensor:
     """h, of the shape of the logits: how far each weight is rounded up."""
     return logits.sigmoid().mul_(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
 
 
-def slope_at(share: Tensor) -> Tensor:
+def _slope_at(share: Tensor) -> Tensor:
     """dh/dv where v yields the share h; 0 where h is 0 or 1."""
     slope = (share - GAMMA).mul_(ZETA - share).div_(ZETA - GAMMA)
     return slope.mul_(share.gt(0).logical_and_(share.lt(1)))
