@@ -40,15 +40,20 @@ Rule = Literal["support_residual", "residual", "xor"]
 Recipe = Literal["fast", "paper"]
 """Minutes on two cores, or the papers' numbers."""
 
-RECONSTRUCTION = {
-    "fast": "iterations={iterations} batch=1 rounding-rate=0.1 scale-rate={scale_rate}",
-    "paper": "iterations={iterations}",
-}
-ITERATIONS = {"fast": 600, "paper": 20000}
+PAPER_ITERATIONS = 20000
 AFFINE_EPOCHS = {"fast": 10, "paper": 55}
 AFFINE_RATE = 0.02
 """The fast recipe's rate with bits left out: it falls tenfold with every two bits of the coarser quantizer. What suits 4
 bits, 0.0002, throws values in 8 bits further than their rounding does."""
+
+
+@dataclass(frozen=True)
+class _Fast:
+    """What a method's reconstruction takes in the fast recipe: what did best in W4A4 of settings that cost alike."""
+
+    iterations: int
+    batch: int
+    scale_rate: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class _Reconstruction:
     """
 
     method: ClassVar[str]
-    scale_rate: ClassVar[float]
+    fast: ClassVar[_Fast]
     weights: int = 8
     activations: int = 8
     recipe: Recipe = "fast"
@@ -70,9 +75,10 @@ class _Reconstruction:
 
     def passes(self) -> str:
         """As `mse`, then reconstruct."""
-        options = RECONSTRUCTION[self.recipe].format(
-            iterations=self.iterations or ITERATIONS[self.recipe], scale_rate=self.scale_rate
-        )
+        usual = self.fast.iterations if self.recipe == "fast" else PAPER_ITERATIONS
+        options = f"iterations={self.iterations or usual}"
+        if self.recipe == "fast":
+            options += f" batch={self.fast.batch} rounding-rate=0.1 scale-rate={self.fast.scale_rate}"
         equalize = self.recipe == "fast" if self.equalize is None else self.equalize
         quantized = Mse(self.weights, self.activations, equalize).passes()
         return f"{quantized},reconstruct-blocks{{method={self.method} {options}}}"
@@ -88,7 +94,7 @@ class Brecq(_Reconstruction):
     """
 
     method: ClassVar[str] = "brecq"
-    scale_rate: ClassVar[float] = 4e-3
+    fast: ClassVar[_Fast] = _Fast(200, 8, 4e-3)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Qdrop(_Reconstruction):
     """
 
     method: ClassVar[str] = "qdrop"
-    scale_rate: ClassVar[float] = 4e-4
+    fast: ClassVar[_Fast] = _Fast(600, 1, 4e-4)
 
 
 @dataclass(frozen=True)
