@@ -49,7 +49,10 @@ bits, 0.0002, throws values in 8 bits further than their rounding does."""
 
 @dataclass(frozen=True)
 class _Fast:
-    """What a method's reconstruction takes in the fast recipe: what did best in W4A4 of settings that cost alike."""
+    """What a method's reconstruction takes in the fast recipe.
+
+    Of settings that cost alike these did best in W4A4, with equalized channels where the method can have them.
+    """
 
     iterations: int
     batch: int
