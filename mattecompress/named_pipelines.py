@@ -122,7 +122,8 @@ class Ptq4vm(Qdrop):
     recipe: fast, which is ours, or the paper's iterations, epochs, batch and rates.
     iterations, epochs: of the two stages; none means the recipe's.
     equalize: bring channels to like sizes before, our addition; none means in the fast recipe.
-    flow: none, raft, or dis, which stands in for RAFT and needs the extra `flow`.
+    flow: none, raft, or dis, which stands in for RAFT and needs the extra `flow`. In the fast recipe it is the error of
+        alpha, not alpha itself, that may not change along it.
     flow_checkpoint: weights of RAFT or RAFT-small, under the authors' names, for flow=raft.
     apply_to: what GAC scales and shifts: each layer's output, as the published code does, or its weights, as in the
         paper.
@@ -150,7 +151,10 @@ class Ptq4vm(Qdrop):
         weights = (
             "" if self.flow_checkpoint is None else f" flow-checkpoint={format_value(self.flow_checkpoint)}"
         )
-        options = f"apply-to={self.apply_to}{numbers}{target} flow={self.flow}{weights} epochs={epochs}{rate}"
+        of = " flow-of=error" if self.recipe == "fast" and self.flow != "none" else ""
+        options = (
+            f"apply-to={self.apply_to}{numbers}{target} flow={self.flow}{weights}{of} epochs={epochs}{rate}"
+        )
         return f"{super().passes()},calibrate-affine{{{options}}}"
 
 

@@ -1,12 +1,13 @@
-"""min over gamma, beta of each layer and all activation scales s of  mean (a - a*)^2 + w * mean |a_t - warp(a_{t-1})|
+"""min over gamma, beta of each layer and all activation scales s of  mean (a - a*)^2 + w * mean |x_t - warp(x_{t-1})|
 
 end to end over short sequences, states and gradients carried through time; roundings and zero points stay. a* is the
-true alpha, or the float program's where it is unknown. `mattecompress.reconstruction.affine` has the two forms of
+true alpha, or the float program's where it is unknown; x is a, or its error a - a*. `mattecompress.reconstruction.affine` has the two forms of
 gamma and beta and how they are absorbed: the codes of the weights stay what they were.
 
 Sources: PTQ4VM section 4.2 (GAC) and 4.3 (OFA), and its published code for the output form, the rates and epochs.
 Departures: every quantized convolution gets the two numbers, not only those that had a batch norm; a scale is learned
-in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; of all epochs the one of
+in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; flow-of=error asks that the
+error stays where the flow takes it, since an alpha that is right changes along it too; of all epochs the one of
 least loss over the calibration clips is kept, and nothing where none is below what was there before.
 """
 
@@ -30,7 +31,7 @@ from mattecompress.program import Program
 from mattecompress.reconstruction.affine import ApplyTo, Numbers, layers_of, quantizer_of
 from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
 from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
-from mattecompress.reconstruction.unrolled import Piece, unrolled_alpha
+from mattecompress.reconstruction.unrolled import FlowTerm, Piece, unrolled_alpha
 from mattecompress.running.feed import CalibrationError, Feed, check_finite
 
 
@@ -45,6 +46,7 @@ class CalibrateAffine(Pass):
     flow: none, or what finds motion for the term that follows it: dis, which needs the extra `flow`, or raft.
     flow_checkpoint: weights of RAFT or RAFT-small, under the authors' names, for flow=raft.
     flow_weight: of that term.
+    flow_of: what may not change along the flow: alpha, as in the paper, or error, alpha's against what is aimed at.
     epochs: over all sequences.
     batch: sequences in each step.
     frames: of each sequence; clips are cut into such.
@@ -57,6 +59,7 @@ class CalibrateAffine(Pass):
     flow: Literal["none", "dis", "raft"] = "none"
     flow_checkpoint: str | None = None
     flow_weight: float = 0.05
+    flow_of: Literal["alpha", "error"] = "alpha"
     epochs: int = 55
     batch: int = 4
     frames: int = 4
@@ -95,7 +98,8 @@ class CalibrateAffine(Pass):
         identity = identity_of(str(self), context.seed, program, Feed(program, context.clips), wanted)
         own_weights(program)
         learned = Learned(program, self.apply_to, self.numbers)
-        schedule = Schedule(self.epochs, self.batch, self.rate, self.flow_weight, context.seed)
+        term = FlowTerm(self.flow_weight, self.flow_of)
+        schedule = Schedule(self.epochs, self.batch, self.rate, term, context.seed)
         work = EndToEnd(learned, pieces, schedule, Checkpoints(context.folder, self.name, identity))
         with freed_memory_kept():
             before, after = work.learn(context.progress)

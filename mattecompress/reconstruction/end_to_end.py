@@ -25,7 +25,7 @@ from mattecompress.program import Program
 from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, Numbers, absorb, insert, layers_of
 from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.units import reads_weight
-from mattecompress.reconstruction.unrolled import Piece, sequence_loss, unrolled_alpha
+from mattecompress.reconstruction.unrolled import FlowTerm, Piece, sequence_loss, unrolled_alpha
 from mattecompress.running.feed import CalibrationError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -96,12 +96,12 @@ class Learned:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs over all pieces, pieces in each step, Adam's first rate, the weight of the flow term, and the seed."""
+    """Epochs over all pieces, pieces in each step, Adam's first rate, the flow term, and the seed."""
 
     epochs: int
     batch: int
     rate: float
-    flow_weight: float
+    flow: FlowTerm
     seed: int
 
 
@@ -155,9 +155,7 @@ class EndToEnd:
         return mean
 
     def _loss(self, piece: Piece) -> Tensor:
-        return sequence_loss(
-            unrolled_alpha(self.learned.copy, self.alpha, piece), piece, self.schedule.flow_weight
-        )
+        return sequence_loss(unrolled_alpha(self.learned.copy, self.alpha, piece), piece, self.schedule.flow)
 
     def _step(self, chosen: Sequence[Piece], done: float) -> None:
         values, share = list(self.parameters.values()), (1 + math.cos(math.pi * done)) / 2

@@ -1,13 +1,16 @@
 """A program unrolled over short sequences, with gradients through its states.
 
-    loss = mean (a - a*)^2 + weight * mean |a_t - sample(a_{t-1}, p + flow_{t -> t-1}(p))|,  the second from frame 2 on
+    loss = mean (a - a*)^2 + weight * mean |x_t - sample(x_{t-1}, p + flow_{t -> t-1}(p))|,  the second from frame 2 on
 
-Source: PTQ4VM section 4.3. Its published code has each frame against the next one, which is the same with time
-turned around, and samples on a grid for which a flow of zero is not the identity; here it is.
+x is a, or a - a*: what moves with the flow may not change, or the error of it, which leaves a* itself without loss.
+
+Source: PTQ4VM section 4.3, for x = a. Its published code has each frame against the next one, which is the same with
+time turned around, and samples on a grid for which a flow of zero is not the identity; here it is.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +33,14 @@ class Piece:
     flow: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class FlowTerm:
+    """The term's weight, and what may not change along the flow."""
+
+    weight: float
+    of: Literal["alpha", "error"] = "alpha"
+
+
 def unrolled_alpha(program: Program, alpha: str, sequence: Piece) -> Tensor:
     """(T,1,H,W), the output called `alpha` over the sequence."""
     states, found = sequence.zeros, []
@@ -40,12 +51,13 @@ def unrolled_alpha(program: Program, alpha: str, sequence: Piece) -> Tensor:
     return torch.cat(found)
 
 
-def sequence_loss(alpha: Tensor, sequence: Piece, flow_weight: float) -> Tensor:
+def sequence_loss(alpha: Tensor, sequence: Piece, term: FlowTerm) -> Tensor:
     """A scalar; the flow term counts where the sequence has flow."""
     loss = F.mse_loss(alpha, sequence.alpha)
     if sequence.flow is None or len(alpha) < 2:
         return loss
-    return loss + flow_weight * (alpha[1:] - warp(alpha[:-1], sequence.flow)).abs().mean()
+    moving = alpha - sequence.alpha if term.of == "error" else alpha
+    return loss + term.weight * (moving[1:] - warp(moving[:-1], sequence.flow)).abs().mean()
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:

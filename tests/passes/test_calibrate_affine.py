@@ -247,8 +247,10 @@ def test_the_whole_pipeline(network: Program) -> None:
 
 def test_follows_motion(quantized: Program, context: Context) -> None:
     pytest.importorskip("cv2", reason="OpenCV is not installed")
-    result = CalibrateAffine(flow="dis", epochs=3, rate=3e-3)(quantized, context)
+    step = CalibrateAffine(flow="dis", epochs=3, rate=3e-3)
+    result = step(quantized, context)
     assert result.modified
+    assert result.notes != replace(step, flow_of="error")(quantized, context).notes
 
 
 def test_follows_motion_by_raft(quantized: Program, context: Context, raft_weights: Path) -> None:

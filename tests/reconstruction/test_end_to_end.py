@@ -8,7 +8,7 @@ from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
-from mattecompress.reconstruction.unrolled import Piece
+from mattecompress.reconstruction.unrolled import FlowTerm, Piece
 from mattecompress.running.feed import Feed
 from tests.reconstruction.nets import FedBack, captured, clips_for
 
@@ -35,7 +35,9 @@ def test_no_step_is_too_large_for_what_it_changes(quantized: Program, apply_to: 
     learned = Learned(quantized, apply_to)
     before = {name: value.detach().clone() for name, value in learned.parameters.items()}
     assert min(float(value) for name, value in before.items() if name.endswith(".scale")) < RATE
-    work = EndToEnd(learned, pieces(quantized), Schedule(1, 2, RATE, 0.0, 0), Checkpoints(None, "", ""))
+    work = EndToEnd(
+        learned, pieces(quantized), Schedule(1, 2, RATE, FlowTerm(0.0), 0), Checkpoints(None, "", "")
+    )
     work.learn(lambda done, total, what: None)
     changes = {
         name: float((value.detach() - before[name]).abs()) for name, value in learned.parameters.items()
@@ -50,7 +52,7 @@ def test_no_step_is_too_large_for_what_it_changes(quantized: Program, apply_to: 
 
 def test_goes_back_to_the_best_epoch(quantized: Program) -> None:
     """Steps this long leave every good place again."""
-    schedule = Schedule(5, 1, 0.3, 0.0, 0)
+    schedule = Schedule(5, 1, 0.3, FlowTerm(0.0), 0)
     work = EndToEnd(Learned(quantized, "output"), pieces(quantized), schedule, Checkpoints(None, "", ""))
     before, after = work.learn(lambda done, total, what: None)
     assert len(work.losses) == 6 and before == work.losses[0] and after == min(work.losses) == work.loss()

@@ -1,7 +1,9 @@
 import torch
 import torch.nn.functional as F
 
-from mattecompress.reconstruction.unrolled import Piece, sequence_loss, warp
+from mattecompress.reconstruction.unrolled import FlowTerm, Piece, sequence_loss, warp
+
+TERM = FlowTerm(0.05)
 
 
 def picture() -> torch.Tensor:
@@ -25,7 +27,18 @@ def test_what_moves_with_the_flow_costs_nothing() -> None:
     flow = torch.zeros(1, 2, 6, 9)
     flow[:, 0] = -2
     piece = Piece([], {}, frames, flow)
-    assert sequence_loss(frames, piece, 0.05).item() < 1e-7
+    assert sequence_loss(frames, piece, TERM).item() < 1e-7
     still = Piece([], {}, frames, torch.zeros(1, 2, 6, 9))
-    torch.testing.assert_close(sequence_loss(frames, still, 0.05), torch.tensor(0.05 * 2 / 54))
-    torch.testing.assert_close(sequence_loss(frames + 0.5, Piece([], {}, frames), 0.05), torch.tensor(0.25))
+    torch.testing.assert_close(sequence_loss(frames, still, TERM), torch.tensor(0.05 * 2 / 54))
+    torch.testing.assert_close(sequence_loss(frames + 0.5, Piece([], {}, frames), TERM), torch.tensor(0.25))
+
+
+def test_an_error_may_stay_and_what_is_aimed_at_may_change() -> None:
+    aim, still = picture(), torch.zeros(1, 2, 6, 9)
+    term = FlowTerm(0.05, "error")
+    assert sequence_loss(aim, Piece([], {}, aim, still), TERM).item() > 0.01
+    assert sequence_loss(aim, Piece([], {}, aim, still), term).item() == 0
+    torch.testing.assert_close(sequence_loss(aim + 0.5, Piece([], {}, aim, still), term), torch.tensor(0.25))
+    worse = aim + torch.tensor([0.5, 0.3]).view(2, 1, 1, 1)
+    expected = torch.tensor((0.25 + 0.09) / 2 + 0.05 * 0.2)
+    torch.testing.assert_close(sequence_loss(worse, Piece([], {}, aim, still), term), expected)
