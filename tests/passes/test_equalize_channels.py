@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -152,7 +154,9 @@ def test_the_seed_decides() -> None:
 
 
 def test_golden(tiny: Program, golden) -> None:
-    golden(print_program(EqualizeChannels()(tiny, Context(clips=clips())).program))
+    """Without the digests of values: what was measured on the clips is rounded as the processor adds."""
+    text = print_program(EqualizeChannels()(tiny, Context(clips=clips())).program)
+    golden(re.sub(r" [0-9a-f]{12}$", "", text, flags=re.MULTILINE))
 
 
 def test_refuses_a_quantized_program() -> None:
