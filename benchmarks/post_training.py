@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import footage
 from post_training_page import METRICS, Effort, Row, write_page
-from results import say, write_json
+from results import machine, say, write_json
 
 MODEL = "rvm-mobilenetv3"
 STARTS = {
@@ -93,8 +93,17 @@ class Bench:
             for clips in (self.video, self.composites)
         )
         scores = {name: video[name] for name in METRICS}
-        size = self.options.size
-        return Row(size, self.seed, precision, method, text, scores, composites["mad"], **asdict(made))
+        return Row(
+            size=self.options.size,
+            seed=self.seed,
+            precision=precision,
+            method=method,
+            passes=text,
+            video=scores,
+            composites_mad=composites["mad"],
+            machine=machine()["cpu"],
+            **asdict(made),
+        )
 
     def _make(self, precision: str, method: str) -> Effort:
         """Make the program of a method, after those that it goes on from, where they are missing; what all took."""

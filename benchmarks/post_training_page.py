@@ -38,7 +38,7 @@ class Effort:
 class Row:
     """One program, set beside the float network: metrics on the video, MAD on the composites, what it took.
 
-    size: (height, width). passes: what made the program of the network.
+    size: (height, width). passes: what made the program of the network. machine: the processor it was measured on.
     """
 
     size: tuple[int, int]
@@ -50,6 +50,7 @@ class Row:
     composites_mad: float
     seconds: float
     peak_mib: float
+    machine: str
 
     @property
     def key(self) -> tuple[tuple[int, int], int, str, str]:
@@ -92,6 +93,7 @@ def write_page(path: Path, rows: Sequence[Row]) -> None:
         "post_training.md.jinja",
         tables={size: [group.cells for group in groups if group.size == size] for size in sizes},
         order=list(order_lines(groups)),
+        machines=sorted({row.machine for row in rows}),
     )
 
 
