@@ -15,6 +15,8 @@ from mattecompress.errors import MissingExtraError, UserError
 from mattecompress.options import nearest
 
 X86_REGISTERS = {512: 32, 256: 16, 128: 16}
+SLOW_FEATURES = frozenset({"sse4a"})
+"""Not to be generated: SSE4a has no encoding for code that uses AVX, and each switch costs hundreds of cycles."""
 
 
 class TargetError(UserError):
@@ -221,7 +223,7 @@ def _import_target() -> Any:
 
 @functools.cache
 def _host_cpu() -> tuple[str, list[str]]:
-    """This machine's processor as LLVM names it, less what a hypervisor or an old kernel withholds."""
+    """This machine's processor as LLVM names it, less what is withheld or slow."""
     target = _import_target()
     from tvm.target import codegen
 
@@ -229,11 +231,11 @@ def _host_cpu() -> tuple[str, list[str]]:
     if platform.machine() not in ("x86_64", "AMD64") or not _cpu_flags():
         return cpu, []
     known = codegen.llvm_get_cpu_features(target({"kind": "llvm", "mcpu": cpu}))
-    return cpu, withheld_features(known, _cpu_flags())
+    return cpu, features_to_avoid(known, _cpu_flags())
 
 
-def withheld_features(known: Iterable[str], flags: frozenset[str]) -> list[str]:
-    """`-feature` for each vector extension that LLVM expects of the processor and Linux does not report."""
+def features_to_avoid(known: Iterable[str], flags: frozenset[str]) -> list[str]:
+    """`-feature` for extensions that LLVM expects of the processor: vectors Linux does not report, and slow ones."""
     reported = {flag.replace("_", "") for flag in flags}
-    vector = (name for name in known if name.startswith("avx") or name in ("fma", "f16c"))
-    return sorted(f"-{name}" for name in vector if name not in reported)
+    vector = {name for name in known if name.startswith("avx") or name in ("fma", "f16c")}
+    return sorted(f"-{name}" for name in vector - reported | SLOW_FEATURES.intersection(known))

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mattecompress.backends.tvm.targets import TARGETS, TargetError, find_target, withheld_features
+from mattecompress.backends.tvm.targets import TARGETS, TargetError, features_to_avoid, find_target
 
 
 def test_names_are_keys():
@@ -54,4 +54,8 @@ def test_code_generation_has_what_the_table_says(name):
 
 def test_features_that_the_system_withholds_are_switched_off():
     known = {"avx2", "avx512f", "avx512vnni", "fma", "sse2", "fast-imm16"}
-    assert withheld_features(known, frozenset({"avx2", "avx512_vnni", "sse2"})) == ["-avx512f", "-fma"]
+    assert features_to_avoid(known, frozenset({"avx2", "avx512_vnni", "sse2"})) == ["-avx512f", "-fma"]
+
+
+def test_sse4a_is_not_mixed_with_avx():
+    assert features_to_avoid({"avx2", "sse4a"}, frozenset({"avx2", "sse4a"})) == ["-sse4a"]
