@@ -46,7 +46,10 @@ class Binarize(Pass):
     name: ClassVar[str] = "binarize"
 
     def requires(self, program: Program) -> None:
-        """The method has such activations, nothing is lowered yet, every pattern matches, and something is left to binarize or was before."""
+        """The method has such activations, nothing is lowered yet, and every pattern matches.
+
+        Something is left to binarize, or was before.
+        """
         expect(
             self.activations == 1 or self.method == "dorefa",
             f"method={self.method} has one-bit activations only: activations=2 needs method=dorefa",

@@ -1,8 +1,8 @@
 """min over gamma, beta of each layer and all activation scales s of  mean (a - a*)^2 + w * mean |x_t - warp(x_{t-1})|
 
 end to end over short sequences, states and gradients carried through time; roundings and zero points stay. a* is the
-true alpha, or the float program's where it is unknown; x is a, or its error a - a*. `mattecompress.reconstruction.affine` has the two forms of
-gamma and beta and how they are absorbed: the codes of the weights stay what they were.
+true alpha, or the float program's where it is unknown; x is a, or its error a - a*. The two forms of gamma and beta, and
+how they are absorbed, are those of `mattecompress.reconstruction.affine`: the codes of the weights stay what they were.
 
 Sources: PTQ4VM section 4.2 (GAC) and 4.3 (OFA), and its published code for the output form, the rates and epochs.
 Departures: every quantized convolution gets the two numbers, not only those that had a batch norm; a scale is learned

@@ -1,8 +1,9 @@
 """y = conv(x, W)  becomes  y = conv(k x, W / k),  a positive k for each channel that is read
 
 Channels of sizes that differ by orders of magnitude share the steps of one quantizer: the large ones give the range, the
-small ones are lost in a step. `mattecompress.quantization.equalization` has how k is found, and the sources. Where x comes out of a
-convolution, maybe through a ReLU, and nothing else reads it, k goes into the outputs of that one; else x is multiplied.
+small ones are lost in a step. `mattecompress.quantization.equalization` has how k is found, and the sources. Where x
+comes out of a convolution, maybe through a ReLU, and nothing else reads it, k goes into the outputs of that one; else x
+is multiplied.
 """
 
 from dataclasses import dataclass

@@ -26,7 +26,10 @@ assert ops
 matte = torch.ops.matte
 
 HIDDEN = 1e30
-"""What is taken off the logit of a key without a place: its share is 0, unless all are without, when nobody reads the result."""
+"""What is taken off the logit of a key without a place: its share is 0.
+
+Unless all are without, and then nobody reads the result.
+"""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,10 @@ COST_COLUMNS: Columns = (
 
 
 def print_rows(program: Program, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each node: its errors or times where they were measured, else its costs, those that no node has left out."""
+    """A line for each node: its errors or times where they were measured, else its costs.
+
+    Costs that no node has are left out.
+    """
     measured = any(row["error"] is not None for row in rows)
     costs = [column for column in COST_COLUMNS if any(row[column[1]] for row in rows)]
     chosen = any(row["density"] is not None for row in rows)

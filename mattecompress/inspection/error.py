@@ -82,7 +82,8 @@ def measure_errors(
     """The error of each operation of a program that has a counterpart, by name, in order.
 
     program, reference: of the same fixed size, with the same inputs and states.
-    clips: (T,3,H,W) float32 in 0..1 each, or as `mattecompress.running.feed.Feed` takes them; states are carried through each.
+    clips: (T,3,H,W) float32 in 0..1 each, or as `mattecompress.running.feed.Feed` takes them; states are carried
+        through each.
     alignment: of the reference and the program, where it is known already.
 
     Raises:

@@ -25,7 +25,10 @@ MARKS = {
     "mematte-small": "backbone.routers.0.in_conv.0.weight",
     "vitmatte-small": "backbone.pos_embed",
 }
-"""A tensor that tells each network's checkpoints from those below it; a small ViTMatte or MEMatte stands for the base one too."""
+"""A tensor that tells each network's checkpoints from those below it.
+
+A small ViTMatte or MEMatte stands for the base one too.
+"""
 
 
 class CheckpointError(UserError):

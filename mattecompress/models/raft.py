@@ -95,7 +95,10 @@ class Encoder(nn.Module):
 
 
 class Correlation:
-    """The dot products, over the root of C, of all pairs of features (N,C,H,W), the second averaged over 1, 2, 4, 8 places."""
+    """The dot products, over the root of C, of all pairs of features (N,C,H,W).
+
+    The second ones are averaged over 1, 2, 4 and 8 places.
+    """
 
     def __init__(self, first: Tensor, second: Tensor, radius: int) -> None:
         count, channels, height, width = first.shape

@@ -20,9 +20,10 @@ With two-bit activations dorefa has B_a = round(3 clip(x,0,1)) in 0..3, slope 3 
     v = clamp(u, -Q, Q),  u = 2 sqrt(2) * (w_o - mean(w_o)) / std(w_o),  Q = -mean|u| * ln(2 - 2 tau)
 
 Sources: Hubara et al. 2016 (bnn), Zhou et al. 2016 (dorefa), Liu et al. 2020 (react), Xu et al. 2021 (recu), Xu
-et al. 2023 (bimatting). The scales of dorefa, react and bimatting carry no gradient; that of recu starts from U(0, 1), or from the least-squares fit of
-scale * B_w to the given weight. Our choice in recu: mean and std of w are per output channel, mean|u| is over the
-layer, std(x) is per sample and only in training, and both are sqrt(var + 1e-5) of the population.
+et al. 2023 (bimatting). The scales of dorefa, react and bimatting carry no gradient; that of recu starts from
+U(0, 1), or from the least-squares fit of scale * B_w to the given weight. Our choice in recu: mean and std of w are
+per output channel, mean|u| is over the layer, std(x) is per sample and only in training, and both are
+sqrt(var + 1e-5) of the population.
 
 BiMatting's program has sign(0) = 0; ours is +1. Where a network adds b_c itself, `threshold` is false.
 

@@ -188,8 +188,8 @@ def binary_conv2d_bits(
 
     Args:
         bits, weight, channels, stride, padding, dilation, groups, encoding, border: as for `binary_conv2d`.
-        low, high: int32 (O,); a group has a multiple of 8 outputs. A bit is set where low <= sum <= high, or, where low > high,
-            where sum >= low or sum <= high.
+        low, high: int32 (O,); a group has a multiple of 8 outputs. A bit is set where low <= sum <= high, or, where
+            low > high, where sum >= low or sum <= high.
 
     Returns:
         uint8 (N, OH, OW, O / 8).

@@ -34,7 +34,8 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class Learned:
     """What is learned, acting in a copy of a program whose weights are rounded for good.
 
-    numbers: gamma and beta of each layer or of its channels; scales: of each quantizer of activations; both by the quantizer's path.
+    numbers: gamma and beta of each layer or of its channels; scales: of each quantizer of activations; both by the
+        quantizer's path.
     """
 
     def __init__(self, program: Program, apply_to: ApplyTo, numbers: Numbers = "layer") -> None:

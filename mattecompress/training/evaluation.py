@@ -37,8 +37,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of `matte`, of two trivial answers, and of `others` by name.
 
-    Scores are those of `mattecompress.measuring.metrics`. The trivial answers are alpha 0 everywhere, and the mean alpha of all
-    the clips everywhere.
+    Scores are those of `mattecompress.measuring.metrics`. The trivial answers are alpha 0 everywhere, and the mean
+    alpha of all the clips everywhere.
     """
     numbers, shape = range(held_out.clips), (held_out.frames, held_out.height, held_out.width)
     clips = [procedural_clip(HELD_OUT_SEED, number, *shape) for number in numbers]

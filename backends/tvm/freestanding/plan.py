@@ -1,7 +1,8 @@
 """The static memory plan: every tensor of one frame at a fixed offset of one arena, before anything runs.
 
-Tensors live from the call that writes them to the last call that reads them. A result may take the place of an input, a state is overwritten where that is read in time and else alternates between
-two places, and a tensor of the caller's is read and written where the caller has it.
+Tensors live from the call that writes them to the last call that reads them. A result may take the place of an input, a
+state is overwritten where that is read in time and else alternates between two places, and a tensor of the caller's is
+read and written where the caller has it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -44,7 +44,10 @@ class FloatPlan:
 
 
 def emit_masked_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
-    """`matte::masked_conv2d`: float32 (N, H, W, C), or a view, to (1, K, width, O); sums run over rows, columns, channels."""
+    """`matte::masked_conv2d`: float32 (N, H, W, C), or a view, to (1, K, width, O).
+
+    Sums run over rows, then columns, then channels.
+    """
     values = arguments(node)
     image = operands[0] if isinstance(operands[0], View) else in_memory(operands[0])
     tiles = in_memory(expression(operands[-1]))
