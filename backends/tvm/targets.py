@@ -100,7 +100,7 @@ _AARCH64 = Target(
 
 
 @functools.cache
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """Instruction sets that Linux reports for this machine; empty where it does not say."""
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -115,7 +115,7 @@ def _host() -> Target:
         platform.machine().lower(), platform.machine().lower()
     )
     apple = platform.system() == "Darwin"
-    flags = _cpu_flags()
+    flags = cpu_flags()
     bits, registers = 128, 32
     if machine == "x86_64":
         bits = next((width for width, flag in ((512, "avx512f"), (256, "avx2")) if flag in flags), 128)
@@ -228,10 +228,10 @@ def _host_cpu() -> tuple[str, list[str]]:
     from tvm.target import codegen
 
     cpu = str(codegen.llvm_get_system_cpu())
-    if platform.machine() not in ("x86_64", "AMD64") or not _cpu_flags():
+    if platform.machine() not in ("x86_64", "AMD64") or not cpu_flags():
         return cpu, []
     known = codegen.llvm_get_cpu_features(target({"kind": "llvm", "mcpu": cpu}))
-    return cpu, features_to_avoid(known, _cpu_flags())
+    return cpu, features_to_avoid(known, cpu_flags())
 
 
 def features_to_avoid(known: Iterable[str], flags: frozenset[str]) -> list[str]:

@@ -155,17 +155,38 @@ def _vnni(lanes: int) -> str:
     return f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
 
 
-def _multiply_madd(call: Any) -> Expression:
-    """Odd and even bytes apart, as int16, so that no sum saturates."""
+def _multiply_maddubs(call: Any) -> Expression:
+    """Products of bytes added in pairs to int16, and these to int32."""
     lanes, _ = _shape(call.args[0])
-    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
-    eight = _splat(8, "int16", 2 * lanes)
-    words = [tirx.reinterpret(f"int16x{2 * lanes}", x) for x in call.args]
-    even, odd = [(word << eight) >> eight for word in words], [word >> eight for word in words]
-    products = (
-        tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", *pair) for pair in (even, odd)
+    name = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[lanes]
+    pairs = tirx.call_llvm_pure_intrin(f"int16x{2 * lanes}", f"llvm.x86.{name}", *map(_bytes, call.args))
+    return _add_products(pairs, _splat(1, "int16", 2 * lanes))
+
+
+def _multiply_madd(call: Any) -> Expression:
+    """Even and odd bytes apart, as int16, so that no sum saturates."""
+    codes, weights = (
+        _even_and_odd(x, dtype) for x, dtype in zip(call.args, ("uint16", "int16"), strict=True)
     )
-    return next(products) + next(products)
+    even, odd = (_add_products(*pair) for pair in zip(codes, weights, strict=True))
+    return even + odd
+
+
+def _even_and_odd(x: Expression, dtype: str) -> tuple[Expression, Expression]:
+    """The bytes of words, extended to 16 bits as the type says, then taken for int16."""
+    count = 2 * _shape(x)[0]
+    pairs, eight = tirx.reinterpret(_vector(dtype, count), x), _splat(8, dtype, count)
+    even, odd = (
+        tirx.reinterpret(f"int16x{count}", part) for part in ((pairs << eight) >> eight, pairs >> eight)
+    )
+    return even, odd
+
+
+def _add_products(a: Expression, b: Expression) -> Expression:
+    """Products of int16, added in pairs to int32."""
+    lanes = _shape(a)[0] // 2
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+    return tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", a, b)
 
 
 def _multiply_smull(prefix: str, early: bool) -> Rule:
@@ -356,6 +377,7 @@ _RULES: dict[str, Rule] = {
     "count_marks": _count_marks,
     "multiply_sdot": _multiply_sdot,
     "multiply_vnni": _multiply_vnni,
+    "multiply_maddubs": _multiply_maddubs,
     "multiply_madd": _multiply_madd,
     "multiply_smull_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=False),
     "multiply_smull_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=False),

@@ -24,6 +24,7 @@ from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.mathematics import quotient
 from mattecompress.backends.tvm.compute.operands import BROADCAST, CONVOLUTION
 from mattecompress.backends.tvm.kernels.intrinsics import (
+    UNSIGNED,
     accumulate,
     current_target,
     multiplication,
@@ -86,7 +87,7 @@ class IntegerPlan:
     @property
     def offset(self) -> int:
         """h of the module's docstring."""
-        return 0 if self.multiplication in ("vnni", "depthwise") else 128
+        return 0 if self.multiplication in (*UNSIGNED, "depthwise") else 128
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -170,10 +171,10 @@ def plan_convolution(
     window, target = geometry(kernel, values), current_target()
     per_group = outputs // values["groups"]
     tile = choose_tile(per_group, columns or window.extent(size[1], 1), WORD, Registers.of(target))
-    kind = multiplication(target, tile.lanes, int(weight.min()))
+    kind = multiplication(target, tile.lanes, int(np.abs(weight.astype(np.int32)).max()))
     if kind.startswith("sm"):
         tile = replace(tile, steps=1)
-    copied = window.padding != (0, 0) or kind != "vnni" or inputs % WORD != 0
+    copied = window.padding != (0, 0) or kind not in UNSIGNED or inputs % WORD != 0
     joined = copied and values["groups"] == 1 and kernel[1] > 1 and window.dilation[1] == 1
     words, loaded = choose_words(inputs * (kernel[1] if joined else 1), kind)
     return IntegerPlan(

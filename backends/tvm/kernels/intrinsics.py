@@ -11,9 +11,9 @@ vectoriser widens a call to all lanes; only then does its rule in `instructions.
     add_pairs(s)      the 16-bit halves of a lane, unsigned, summed to int32
     mark_bytes(x, p)  255 in each byte of x that has a bit in common with p, else 0
     count_marks(s, m) 1 added to each byte of s that is marked in m
-    multiply(a, b)    a0*b0 + a1*b1 + a2*b2 + a3*b3 of the signed bytes of two int32 lanes (of unsigned `a` for
-                      `vnni`); for `smull` and `smlal`, `b` is four lanes that `pair_bytes` has reordered and `a`
-                      is one word for all
+    multiply(a, b)    a0*b0 + a1*b1 + a2*b2 + a3*b3 of the signed bytes of two int32 lanes (of unsigned `a` for the
+                      kinds in `UNSIGNED`); for `smull` and `smlal`, `b` is four lanes that `pair_bytes` has reordered
+                      and `a` is one word for all
     accumulate(s, p)  s + p, in one instruction where `p` is a product that can take a sum
     load_word(...)    word i of n that begin at a byte in memory, wherever that is
     gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is a `flag`
@@ -38,6 +38,12 @@ Expression = Any
 MOST_PAIRS = 4095
 """Pairs of counts of up to 8 that 16 bits can hold."""
 
+UNSIGNED = ("vnni", "maddubs", "madd")
+"""Multiplications that take the bytes of the first operand as unsigned."""
+
+MOST_OF_PAIR = 64
+"""The largest magnitude of weights of which two, each times 255, add up to what 16 bits can hold."""
+
 
 def current_target() -> Target:
     """The target of the enclosing `with target:`, or this machine without extensions."""
@@ -51,22 +57,24 @@ def instruction_set(target: Target) -> str:
     return next((name for name, starts in families.items() if triple.startswith(starts)), "other")
 
 
-def multiplication(target: Target, lanes: int, smallest: int) -> str:
-    """Which `multiply` suits vectors of `lanes` int32 lanes and weights of at least `smallest`.
+def multiplication(target: Target, lanes: int, largest: int) -> str:
+    """Which `multiply` suits vectors of `lanes` int32 lanes and weights of magnitudes up to `largest`.
 
-    `sdot` and `vnni` are the dot product instructions; `madd` multiplies int16 pairs on x86; `smull_*` and
-    `smlal_*` multiply bytes to int16 on NEON, the latter where no two products of weights overflow it.
+    `sdot` and `vnni` are the dot product instructions. On x86 `maddubs` adds products of bytes in pairs to int16, where
+    the weights are small enough for that; `madd` multiplies pairs of int16. `smull_*` and `smlal_*` multiply bytes to
+    int16 on NEON, the latter where no two products of weights overflow it.
     """
     family = instruction_set(target)
     if family == "aarch64" and lanes in (2, 4) and codegen.target_has_features("dotprod", target):
         return "sdot"
     if family in ("aarch64", "arm") and lanes == 4:
-        return f"{'smlal' if smallest > -128 else 'smull'}_{family}"
+        return f"{'smlal' if largest < 128 else 'smull'}_{family}"
     if family == "x86" and lanes in (4, 8, 16):
         wide = lanes == 16 or codegen.target_has_features("avx512vl", target)
         if wide and codegen.target_has_features("avx512vnni", target):
             return "vnni"
-        return "madd"
+        small = largest <= MOST_OF_PAIR and codegen.target_has_features("ssse3", target)
+        return "maddubs" if small else "madd"
     return "plain"
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ pytest.importorskip("tvm")
 
 import tvm
 
-from mattecompress.backends.tvm.targets import find_target
+from mattecompress.backends.tvm.targets import cpu_flags, find_target
 from tests.backends.tvm import calls
 from tests.backends.tvm.arm import check_emulated
 from tests.backends.tvm.harness import build, make_kernel, run_here
@@ -33,17 +34,15 @@ CALLS = [
     calls.quantize(RAGGED, 0.3, 7, 8),
     calls.dequantize(RAGGED, 0.3, 7),
 ]
-EXTREME = (
-    torch.full((1, 64, 4, 4), 255, dtype=torch.uint8),
-    torch.full((4, 64, 1, 1), -128, dtype=torch.int8),
-    255,
-    8,
-    [1, 1],
-    [1, 1],
-    [0, 0],
-    [1, 1],
-    1,
-)
+AVX2 = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
+
+
+def extreme(weight: int, outputs: int) -> tuple[Any, tuple[Any, ...]]:
+    """A call in which every code is 255 and every weight the same."""
+    codes = torch.full((1, 64, 4, 4), 255, dtype=torch.uint8)
+    weights = torch.full((outputs, 64, 1, 1), weight, dtype=torch.int8)
+    geometry = [1, 1], [1, 1], [0, 0], [1, 1]
+    return torch.ops.matte.quantized_conv2d.default, (codes, weights, 255, 8, *geometry, 1)
 
 
 @settings(max_examples=15, deadline=None)
@@ -100,9 +99,17 @@ def test_quantize_and_dequantize_equal_reference(
 def test_equals_reference_on_arm(name: str, emulator: str, tmp_path: Path) -> None:
     """With the largest products too, which overflow int16 when two are added."""
     target = find_target(name)
-    every = [*CALLS, (torch.ops.matte.quantized_conv2d.default, EXTREME)]
+    every = [*CALLS, extreme(-128, outputs=4)]
     kernels = [make_kernel(*call, target.tvm()) for call in every]
     assert check_emulated(kernels, target, tmp_path).count("right") == len(every)
+
+
+@pytest.mark.skipif("avx2" not in cpu_flags(), reason="this processor has no AVX2")
+@pytest.mark.parametrize(("weight", "narrow"), [(64, True), (-64, True), (65, False), (-128, False)])
+def test_multiplies_bytes_where_no_pair_of_products_saturates(weight: int, narrow: bool) -> None:
+    kernel = make_kernel(*extreme(weight, outputs=8), AVX2)
+    assert ("vpmaddubsw" in build([kernel], AVX2).inspect_source("asm")) == narrow
+    assert np.array_equal(run_here(kernel, AVX2), kernel.expected)
 
 
 @pytest.mark.parametrize(
