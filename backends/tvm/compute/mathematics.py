@@ -69,6 +69,11 @@ def product(a: Expression, b: Expression) -> Expression:
     return fence(a * b) if dtype_of(a).startswith("float") else a * b
 
 
+def fused(a: Expression, b: Expression, c: Expression) -> Expression:
+    """`a * b + c`, rounded once, by an instruction that the target has to have."""
+    return tirx.call_llvm_pure_intrin(dtype_of(a), "llvm.fma", a, b, c)
+
+
 def quotient(a: Expression, b: Expression) -> Expression:
     """`a / b`, a true division even where b is constant."""
     return a / fence(b)

@@ -21,12 +21,13 @@ from torch import fx
 from tvm import relax, te, tirx
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
-from mattecompress.backends.tvm.compute.mathematics import quotient
+from mattecompress.backends.tvm.compute.mathematics import fused, named, product, quotient
 from mattecompress.backends.tvm.compute.operands import BROADCAST, CONVOLUTION
 from mattecompress.backends.tvm.kernels.intrinsics import (
     UNSIGNED,
     accumulate,
     current_target,
+    has_fused_multiply_add,
     multiplication,
     multiply,
     pair_bytes,
@@ -99,23 +100,43 @@ class IntegerPlan:
 def emit_quantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::quantize`: float32 to uint8, by a true division and rounding halves to even.
 
-    Clamping to integers first changes nothing, and then adding `ROUND_SHIFT` rounds: the sum's lowest bits are the
-    integer.
+    Clamping to what the codes can say changes nothing before the division either, and then adding `ROUND_SHIFT` rounds:
+    the sum's lowest bits are the integer.
     """
     values = arguments(node)
-    zero_point = values["zero_point"]
-    step, shift = tirx.const(np.float32(values["scale"]), "float32"), tirx.const(ROUND_SHIFT, "float32")
-    low, high = (tirx.const(float(end - zero_point), "float32") for end in (0, 2 ** values["bits"] - 1))
-    bias = tirx.const(SHIFT_BITS - zero_point, "int32")
+    zero_point, step = values["zero_point"], np.float32(values["scale"])
+    shift, bias = tirx.const(ROUND_SHIFT, "float32"), tirx.const(SHIFT_BITS - zero_point, "int32")
+    low, high = (
+        tirx.const(np.float32(end - zero_point) * step, "float32") for end in (0, 2 ** values["bits"] - 1)
+    )
 
     def element(x: Expression) -> Expression:
-        clamped = tirx.min(tirx.max(quotient(x, step), low), high)
-        return (tirx.reinterpret("int32", clamped + shift) - bias).astype("uint8")
+        steps = divided(tirx.min(tirx.max(x, low), high), step)
+        return (tirx.reinterpret("int32", steps + shift) - bias).astype("uint8")
 
     def compute(x: te.Tensor) -> te.Tensor:
         return te.compute(x.shape, lambda *index: element(x(*index)), name="quantize")
 
     return emit_kernel(builder, "quantize", BROADCAST, compute, operands[0])
+
+
+def divided(value: Expression, divisor: np.float32) -> Expression:
+    """float32 `value / divisor`, rounded once, of finite values whose quotients are normal, or far below 1.
+
+    By one product and two fused multiply-adds, which take a fraction of a division's time: q + r / d with q = x * (1 / d)
+    and the remainder r = x - q * d, which is exact. Source: Markstein 1990; Brisebarre, Muller and Raina, "Accelerating
+    correctly rounded floating-point division when the divisor is known in advance", 2004.
+    """
+    inverse = np.float32(1) / divisor
+    if not has_fused_multiply_add(current_target()) or not np.isfinite(inverse):
+        return quotient(value, tirx.const(divisor, "float32"))
+
+    def corrected(x: Expression, q: Expression) -> Expression:
+        return fused(fused(q, tirx.const(-divisor, "float32"), x), tirx.const(inverse, "float32"), q)
+
+    return named(
+        value, lambda x: named(product(x, tirx.const(inverse, "float32")), lambda q: corrected(x, q))
+    )
 
 
 def emit_dequantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:

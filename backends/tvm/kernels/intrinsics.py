@@ -57,6 +57,12 @@ def instruction_set(target: Target) -> str:
     return next((name for name, starts in families.items() if triple.startswith(starts)), "other")
 
 
+def has_fused_multiply_add(target: Target) -> bool:
+    """Whether `a * b + c` of floats is one instruction with one rounding."""
+    needed = {"x86": "fma", "arm": "vfp4"}.get(instruction_set(target))
+    return needed is None or codegen.target_has_features(needed, target)
+
+
 def multiplication(target: Target, lanes: int, largest: int) -> str:
     """Which `multiply` suits vectors of `lanes` int32 lanes and weights of magnitudes up to `largest`.
 

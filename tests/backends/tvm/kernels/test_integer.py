@@ -85,6 +85,23 @@ def test_quantize_and_dequantize_equal_reference(
         assert np.array_equal(run_here(kernel, HOST), kernel.expected)
 
 
+def halfway(scale: float) -> tuple[Any, tuple[Any, ...]]:
+    """A call that quantizes what lies within three float32 of the middle between two codes, and what has no code."""
+    middles = (np.float32(scale) * (np.arange(-40, 300) + 0.5)).astype(np.float32)
+    near = middles.view(np.int32)[:, None] + np.arange(-3, 4, dtype=np.int32)
+    far = np.float32([np.inf, -np.inf, 3e38, -3e38, 1e-40, -0.0, 0.0])
+    x = torch.from_numpy(np.stack([*near.view(np.float32), far]))[None, None]
+    return torch.ops.matte.quantize.default, (x, scale, 30, 8)
+
+
+@settings(max_examples=10, deadline=None)
+@example(1 - 2**-24)
+@given(st.floats(2**-14, 2**10, width=32))
+def test_quantizes_by_a_true_division(scale: float) -> None:
+    kernel = make_kernel(*halfway(scale), HOST)
+    assert np.array_equal(run_here(kernel, HOST), kernel.expected)
+
+
 @pytest.mark.parametrize(
     ("name", "emulator"),
     [
@@ -97,9 +114,9 @@ def test_quantize_and_dequantize_equal_reference(
     ],
 )
 def test_equals_reference_on_arm(name: str, emulator: str, tmp_path: Path) -> None:
-    """With the largest products too, which overflow int16 when two are added."""
+    """With the largest products too, which overflow int16 when two are added, and with ties."""
     target = find_target(name)
-    every = [*CALLS, extreme(-128, outputs=4)]
+    every = [*CALLS, extreme(-128, outputs=4), *(halfway(scale) for scale in (0.007, 1 - 2**-24, 3.0))]
     kernels = [make_kernel(*call, target.tvm()) for call in every]
     assert check_emulated(kernels, target, tmp_path).count("right") == len(every)
 
