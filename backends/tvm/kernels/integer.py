@@ -57,6 +57,7 @@ ROUND_SHIFT = 12582912.0
 """1.5 * 2**23: a float32 of this size has no bits left for fractions."""
 SHIFT_BITS = 0x4B400000
 """Its bits as an int32."""
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
 LOADED_COST = {1: 1.63, 2: 1.25, 4: 1.19, 8: 1.17}
 """Instructions for a `sdot` and its share of loads, by words loaded together, in a tile of 4 by 4 vectors."""
 DEPTHWISE_PIXELS = 8
@@ -127,9 +128,9 @@ def divided(value: Expression, divisor: np.float32) -> Expression:
     and the remainder r = x - q * d, which is exact. Source: Markstein 1990; Brisebarre, Muller and Raina, "Accelerating
     correctly rounded floating-point division when the divisor is known in advance", 2004.
     """
-    inverse = np.float32(1) / divisor
-    if not has_fused_multiply_add(current_target()) or not np.isfinite(inverse):
+    if not has_fused_multiply_add(current_target()) or not SMALLEST_NORMAL <= divisor <= 1 / SMALLEST_NORMAL:
         return quotient(value, tirx.const(divisor, "float32"))
+    inverse = np.float32(1) / divisor
 
     def corrected(x: Expression, q: Expression) -> Expression:
         return fused(fused(q, tirx.const(-divisor, "float32"), x), tirx.const(inverse, "float32"), q)

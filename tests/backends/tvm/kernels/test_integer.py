@@ -96,6 +96,7 @@ def halfway(scale: float) -> tuple[Any, tuple[Any, ...]]:
 
 @settings(max_examples=10, deadline=None)
 @example(1 - 2**-24)
+@example(2.0**-130)
 @given(st.floats(2**-14, 2**10, width=32))
 def test_quantizes_by_a_true_division(scale: float) -> None:
     kernel = make_kernel(*halfway(scale), HOST)
