@@ -54,6 +54,8 @@ STARTS = {
     "ptq4vm": "qdrop equalized",
 }
 """Each method, and the one whose program it goes on from."""
+KEPT_EVERY = 2.0
+"""Seconds of the processor between two notes of what a program has taken."""
 
 
 def pipeline(method: str, precision: str, options: argparse.Namespace) -> str:
@@ -154,23 +156,45 @@ class Rows:
         write_json(self.path, {"rows": [asdict(row) for row in self.rows]})
 
 
+class Meter:
+    """What work has taken since it was first started, kept in a file on the way, so that a stop loses seconds only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = Effort(**json.loads(path.read_text())) if path.exists() else Effort(0, 0)
+        self.start = self.kept = time.process_time()
+
+    @property
+    def effort(self) -> Effort:
+        """Up to now."""
+        seconds = self.before.seconds + time.process_time() - self.start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return Effort(seconds, max(self.before.peak_mib, peak))
+
+    def note(self, done: int, total: int, what: str) -> None:
+        """What a pass calls when it has come further."""
+        if time.process_time() - self.kept >= KEPT_EVERY:
+            write_json(self.path, asdict(self.effort))
+            self.kept = time.process_time()
+
+
 def make_program(
     options: argparse.Namespace, seed: int, text: str, source: Path | None, target: Path
 ) -> Effort:
-    """Save what passes make of a program, or of the network; seconds of the processor, from the last start on."""
+    """Save what passes make of a program, or of the network."""
     torch.set_num_threads(1)
-    start = time.process_time()
+    meter = Meter(target.with_suffix(".spent.json"))
     network = mc.capture(MODEL, checkpoint=options.checkpoint, size=options.size)
     clips = footage.calibration_clips(options.data, options.size, seed)
     context = Context(
         clips=[clip.frames for clip in clips],
         teacher=network,
         seed=seed,
+        progress=meter.note,
         folder=options.work,
     )
     container.save(parse_pipeline(text).run(container.load(source) if source else network, context), target)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Effort(time.process_time() - start, peak)
+    return meter.effort
 
 
 def main() -> None:

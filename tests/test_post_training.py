@@ -49,3 +49,15 @@ def test_rows_stay_until_their_method_stands_for_something_else(
     assert not again.have(0, "w4a4", "qdrop")
     assert not bench["Rows"](options(tmp_path, size=(288, 512))).have(1, "w4a4", "qdrop")
     assert not bench["Rows"](options(tmp_path, iterations=70)).current
+
+
+def test_seconds_before_a_stop_count(
+    bench: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 10.0, 10.0, 10.0, 50.0, 51.0])
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    stopped = bench["Meter"](tmp_path / "spent.json")
+    stopped.note(1, 9, "early")
+    assert not (tmp_path / "spent.json").exists()
+    stopped.note(2, 9, "late")
+    assert bench["Meter"](tmp_path / "spent.json").effort.seconds == 11
