@@ -32,8 +32,7 @@ class Target:
     link_triple: what `zig cc` calls the same platform.
     compilers: C compilers that link for it, as found on PATH, in order.
     vector_bits, vector_registers: width and number of the vector registers.
-    dot_product: has 4-way int8 dot products (`sdot`, `vpdpbusd`); half: computes in float16; fused: has fused
-    multiply-adds.
+    dot_product: has 4-way int8 dot products (`sdot`, `vpdpbusd`); half: computes in float16.
     emulator, emulated_cpu: the program that runs its executables elsewhere and the `-cpu` it gets; the emulated
     processor has the same instructions, though it may be another one.
     """
@@ -48,7 +47,6 @@ class Target:
     vector_registers: int = 32
     dot_product: bool = False
     half: bool = False
-    fused: bool = True
     features: tuple[str, ...] = ()
     emulator: str | None = None
     emulated_cpu: str | None = None
@@ -131,7 +129,6 @@ def _host() -> Target:
         vector_registers=registers,
         dot_product=apple or bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"}),
         half=apple or bool(flags & {"avx512_fp16", "asimdhp"}),
-        fused=machine != "x86_64" or "fma" in flags,
     )
 
 

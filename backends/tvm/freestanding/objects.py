@@ -16,6 +16,7 @@ from tvm import s_tir, tirx
 from tvm.target import codegen
 
 from mattecompress.backends.tvm.freestanding.phases import Kernel, cut_phases
+from mattecompress.backends.tvm.kernels.intrinsics import has_fused_multiply_add
 from mattecompress.backends.tvm.parallel import divide_loops
 from mattecompress.backends.tvm.targets import Target
 
@@ -81,7 +82,7 @@ def compile_kernels(functions: Mapping[str, tirx.PrimFunc], target: Target, pref
         for symbol, phase in zip(symbols[name], kernel.phases, strict=True)
     }
     final = tirx.transform.LowerIntrin()(tvm.IRModule(ready))
-    if target.fused:
+    if has_fused_multiply_add(target.tvm()):
         final = tvm.IRModule(
             {name: _with_fused_products(function) for name, function in final.functions_items()}
         )

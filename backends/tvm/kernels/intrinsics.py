@@ -59,9 +59,8 @@ def instruction_set(target: Target) -> str:
 
 def has_fused_multiply_add(target: Target) -> bool:
     """Whether `a * b + c` of floats is one instruction with one rounding."""
-    family = instruction_set(target)
-    needed = {"x86": "fma", "arm": "vfp4"}
-    return family == "aarch64" or (family in needed and codegen.target_has_features(needed[family], target))
+    needed = {"x86": "fma", "arm": "vfp4"}.get(instruction_set(target))
+    return needed is None or codegen.target_has_features(needed, target)
 
 
 def multiplication(target: Target, lanes: int, largest: int) -> str:

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ CALLS = [
 AVX2 = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
 
 
-def extreme(weight: int, outputs: int) -> tuple[Any, tuple[Any, ...]]:
+def extreme(weight: int, outputs: int) -> calls.Call:
     """A call in which every code is 255 and every weight the same."""
     codes = torch.full((1, 64, 4, 4), 255, dtype=torch.uint8)
     weights = torch.full((outputs, 64, 1, 1), weight, dtype=torch.int8)
@@ -85,7 +84,7 @@ def test_quantize_and_dequantize_equal_reference(
         assert np.array_equal(run_here(kernel, HOST), kernel.expected)
 
 
-def halfway(scale: float) -> tuple[Any, tuple[Any, ...]]:
+def halfway(scale: float) -> calls.Call:
     """A call that quantizes what lies within three float32 of the middle between two codes, and what has no code."""
     middles = (np.float32(scale) * (np.arange(-40, 300) + 0.5)).astype(np.float32)
     near = middles.view(np.int32)[:, None] + np.arange(-3, 4, dtype=np.int32)
