@@ -104,6 +104,7 @@ class Bench:
             video=scores,
             composites_mad=composites["mad"],
             machine=machine()["cpu"],
+            threads=self.options.threads,
             **asdict(made),
         )
 
@@ -182,7 +183,7 @@ def make_program(
     options: argparse.Namespace, seed: int, text: str, source: Path | None, target: Path
 ) -> Effort:
     """Save what passes make of a program, or of the network."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     meter = Meter(target.with_suffix(".spent.json"))
     network = mc.capture(MODEL, checkpoint=options.checkpoint, size=options.size)
     clips = footage.calibration_clips(options.data, options.size, seed)
@@ -201,7 +202,7 @@ def main() -> None:
     """Measure row after row."""
     try:
         options = _parse_options()
-        torch.set_num_threads(1)
+        torch.set_num_threads(options.threads)
         options.work.mkdir(parents=True, exist_ok=True)
         rows = Rows(options)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -229,6 +230,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--recipe", choices=Recipe.__args__, default="fast", help="default: fast")
     parser.add_argument("--iterations", type=int, help="for each block; default: the recipe's")
     parser.add_argument("--epochs", type=int, help="of calibrate-affine; default: the recipe's")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="default: 1, which takes the fewest seconds of the processor"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
         "--work", type=Path, default=Path("post_training_work"), help="what is done is kept here"

@@ -51,6 +51,7 @@ class Row:
     seconds: float
     peak_mib: float
     machine: str
+    threads: int
 
     @property
     def key(self) -> tuple[tuple[int, int], int, str, str]:
@@ -74,8 +75,9 @@ class Group:
         composites = spread([row.composites_mad for row in self.rows], digits=2)
         seconds = f"{statistics.mean(row.seconds for row in self.rows):.0f}"
         peak = f"{max(row.peak_mib for row in self.rows):.0f}"
+        threads = ", ".join(str(count) for count in sorted({row.threads for row in self.rows}))
         seeds = str(len(self.rows))
-        return [self.precision.upper(), self.method, seeds, *metrics, composites, seconds, peak]
+        return [self.precision.upper(), self.method, seeds, *metrics, composites, seconds, threads, peak]
 
     def against(self, other: "Group", metric: str) -> float | None:
         """A metric of the video as a share of another group's, over the seeds that both have."""

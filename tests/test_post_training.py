@@ -38,7 +38,7 @@ def test_rows_stay_until_their_method_stands_for_something_else(
     bench: dict[str, Any], tmp_path: Path
 ) -> None:
     passes = bench["pipeline"]("qdrop", "w4a4", options(tmp_path))
-    row = bench["Row"]((144, 256), 1, "w4a4", "qdrop", passes, {"mad": 3.0}, 4.0, 5.0, 6.0, "AMD EPYC")
+    row = bench["Row"]((144, 256), 1, "w4a4", "qdrop", passes, {"mad": 3.0}, 4.0, 5.0, 6.0, "AMD EPYC", 1)
     rows = bench["Rows"](options(tmp_path))
     assert not rows.have(1, "w4a4", "qdrop")
     rows.keep(row)

@@ -17,7 +17,7 @@ def rows(page: dict[str, Any], method: str, errors: dict[int, float]) -> list[An
     """One for each seed."""
     scores = {seed: dict.fromkeys(page["METRICS"], error) for seed, error in errors.items()}
     return [
-        page["Row"]((144, 256), seed, "w4a8", method, "passes", video, 1.0, 2.0, 3.0, "AMD EPYC")
+        page["Row"]((144, 256), seed, "w4a8", method, "passes", video, 1.0, 2.0, 3.0, "AMD EPYC", 1)
         for seed, video in scores.items()
     ]
 
