@@ -18,8 +18,9 @@ from mattecompress.options import OptionError
 from mattecompress.passes.quantize import INPUT, REFINER, WEIGHT, conv2d, free_path, labels_of, layer_path
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.quantization.equalization import best_factors, grouped, sample_channels
+from mattecompress.quantization.equalization import Channels, best_factors, grouped, sample_channels
 from mattecompress.quantization.precision_rules import matches_any
+from mattecompress.side_by_side import side_by_side
 
 aten = torch.ops.aten
 BIAS, GROUPS = 2, 6
@@ -64,18 +65,21 @@ class EqualizeChannels(Pass):
             return None
         sources = [_source(node, INPUT).name for node in layers]
         seen = sample_channels(program, sources, context.clips, context.seed, context.progress)
-        changed, absorbed = 0, 0
-        for node, source in zip(layers, sources, strict=True):
-            bits = self.first if node is nodes[0] else None
-            precision = Precision(bits or self.weights, bits or self.activations)
-            weight = grouped(program.tensor(_source(node, WEIGHT)), _groups(node))
-            factors = best_factors(seen[source], weight, precision, self.gain)
-            if factors is not None:
-                changed += 1
-                absorbed += _scale_channels(program, node, factors)
+        factors = side_by_side(
+            lambda pair: self._factors(program, pair[0], nodes[0], seen[pair[1]]),
+            zip(layers, sources, strict=True),
+        )
+        changed = [(node, found) for node, found in zip(layers, factors, strict=True) if found is not None]
+        absorbed = sum(_scale_channels(program, node, found) for node, found in changed)
         if not changed:
             return None
-        return f"{changed} of {len(layers)} convolutions, {absorbed} of them by the one before"
+        return f"{len(changed)} of {len(layers)} convolutions, {absorbed} of them by the one before"
+
+    def _factors(self, program: Program, node: fx.Node, first: fx.Node, seen: Channels) -> Tensor | None:
+        bits = self.first if node is first else None
+        precision = Precision(bits or self.weights, bits or self.activations)
+        weight = grouped(program.tensor(_source(node, WEIGHT)), _groups(node))
+        return best_factors(seen, weight, precision, self.gain)
 
     def _takes(self, program: Program, node: fx.Node) -> bool:
         """A convolution of images, with weights that only it reads."""

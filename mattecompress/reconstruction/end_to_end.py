@@ -27,6 +27,7 @@ from mattecompress.reconstruction.checkpoints import Checkpoints
 from mattecompress.reconstruction.units import reads_weight
 from mattecompress.reconstruction.unrolled import FlowTerm, Piece, sequence_loss, unrolled_alpha
 from mattecompress.running.feed import CalibrationError
+from mattecompress.side_by_side import side_by_side
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -150,7 +151,7 @@ class EndToEnd:
         Raises:
             CalibrationError: it is not finite.
         """
-        mean = float(torch.stack([self._loss(piece) for piece in self.pieces]).mean())
+        mean = float(torch.stack(side_by_side(self._loss, self.pieces)).mean())
         if not math.isfinite(mean):
             raise CalibrationError("the loss is not finite: check the clips, their alpha and the weights")
         return mean
@@ -164,8 +165,10 @@ class EndToEnd:
             group["lr"] = self.schedule.rate * share * unit
         for value in values:
             value.grad = torch.zeros_like(value)
-        for piece in chosen:
-            gradients = torch.autograd.grad(self._loss(piece) / len(chosen), values, allow_unused=True)
+        for gradients in side_by_side(
+            lambda piece: torch.autograd.grad(self._loss(piece) / len(chosen), values, allow_unused=True),
+            chosen,
+        ):
             for value, gradient in zip(values, gradients, strict=True):
                 if gradient is not None and value.grad is not None:
                     value.grad += gradient
