@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tvm
 from tvm import relax, rpc
 
@@ -99,8 +100,8 @@ class _Work:
                 ) from error
         device = session.cpu(0)
         facts = [program.facts(node) for node in program.inputs]
-        zeros = [tvm.runtime.empty(one.sizes, str(one.dtype).removeprefix("torch."), device) for one in facts]
-        self.machine.set_input("main", *zeros)
+        zeros = [torch.zeros(one.sizes, dtype=one.dtype).numpy() for one in facts]
+        self.machine.set_input("main", *(tvm.runtime.tensor(value, device) for value in zeros))
         self.evaluate = self.machine.time_evaluator("invoke_stateful", device, number=1, repeat=1)
         self.milliseconds()
 
