@@ -18,7 +18,6 @@ from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Level, Program
 
 EMITTERS = ("exe", "lib", "so", "onnx", "qdq")
-LINKED = ("exe", "lib")
 PORTABLE = ("onnx", "qdq")
 
 
@@ -42,8 +41,7 @@ def emit_files(
     else:
         require_fixed_size(program)
         backend = load_backend("tvm")(target=target, emit=emit, linker=linker)
-        if emit in LINKED:
-            find_linker(find_target(target), linker)
+        find_linker(find_target(target), linker)
         artifact = backend.compile(lower(program, strict))
         paths, memory = _save(artifact, folder)
     for path in paths:

@@ -33,7 +33,7 @@ PLAIN = frozenset({"matte.attend_on_grid.default"})
 
 
 class Level(enum.Enum):
-    """How far a program has come down; a level may use everything of the levels before it."""
+    """How far a program has come down: ATen operations; trainable forms too; or operations of lowering, none of these."""
 
     FLOAT = "float"
     TRAINABLE = "trainable"

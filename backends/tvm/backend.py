@@ -17,6 +17,7 @@ from mattecompress.backends.tvm.freestanding.executable import (
     emit_executable,
     emit_library,
 )
+from mattecompress.backends.tvm.freestanding.link import find_linker
 from mattecompress.backends.tvm.freestanding.loaded import LibraryStream, LoadedLibrary, load_library
 from mattecompress.backends.tvm.importer import program as importer
 from mattecompress.backends.tvm.targets import Target, TargetError, find_target
@@ -49,8 +50,14 @@ class SharedObject(Artifact):
         return self.library.open()
 
     def save(self, folder: Path) -> tuple[Path, ...]:
-        """Write the library for TVM's runtime into a folder."""
-        return (compile_host(self.module, self.target).save(folder / f"{self.program.name}.so"),)
+        """Write the library for TVM's runtime into a folder.
+
+        Raises:
+            LinkError: no tool chain, or it failed.
+        """
+        linker = find_linker(self.target, self.linker)
+        library = compile_host(self.module, self.target)
+        return (library.save(folder / f"{self.program.name}.so", self.target, linker),)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,9 @@ class Tvm(Backend):
     emit: `so` for TVM's runtime on this machine, `exe` for a static program, `lib` for a static library.
     linker: the C compiler that links, else the first that is found.
     threads: how many compute when the artifact is run from Python; saved programs and libraries are told when they run.
+
+    Raises:
+        TargetError: the target is unknown, or `so` was asked for another machine.
     """
 
     target: str = "host"
@@ -108,6 +118,10 @@ class Tvm(Backend):
     linker: str | None = None
     threads: int = 1
     name: ClassVar[str] = "tvm"
+
+    def __post_init__(self) -> None:
+        if self.emit == "so" and not find_target(self.target).is_host:
+            raise TargetError(f"--emit so is for this machine; for {self.target} take --emit exe or lib")
 
     def supports(self, program: Program, node: fx.Node) -> str | None:
         """None where there is a kernel for the node, else the reason why not."""
@@ -117,12 +131,10 @@ class Tvm(Backend):
         """Scheduled kernels for the target; linked when the artifact is saved or run.
 
         Raises:
-            TargetError: the target is unknown, or `so` was asked for another machine.
+            TargetError: the target is unknown, or does not compute what the program does.
             UnsupportedError: some node has no kernel.
         """
         target = find_target(self.target)
-        if self.emit == "so" and not target.is_host:
-            raise TargetError(f"--emit so is for this machine; for {target.name} take --emit exe or lib")
         self.check(program)
         module = lower(program, target)
         if self.emit == "so":

@@ -18,6 +18,7 @@ from tvm.s_tir import Schedule
 
 from mattecompress.backends.tvm.calls import follow, is_kernel_call, with_nodes
 from mattecompress.backends.tvm.compute.operands import BROADCAST, CONVOLUTION, ELEMENTWISE, INJECTIVE, OPAQUE
+from mattecompress.backends.tvm.freestanding.link import Linker, shared_linker
 from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.program import import_program
 from mattecompress.backends.tvm.importer.thresholds import join_packings
@@ -26,7 +27,6 @@ from mattecompress.backends.tvm.schedule import schedule_module
 from mattecompress.backends.tvm.schedules.injective import REDUCTION
 from mattecompress.backends.tvm.schedules.stages import child_blocks
 from mattecompress.backends.tvm.targets import TARGETS, Target, TargetError
-from mattecompress.files import atomic_path
 from mattecompress.program import Program
 
 OUTPUT_NAMES = "matte.outputs"
@@ -136,10 +136,14 @@ class HostLibrary:
         results = self.machine["main"](*arguments)
         return {name: from_dlpack(result) for name, result in zip(self.output_names, results, strict=True)}
 
-    def save(self, path: Path) -> Path:
-        """Write a shared library that `tvm.runtime.load_module` and `relax.VirtualMachine` take."""
-        with atomic_path(path) as temporary, _without(SAVING_NOISE):
-            self.executable.export_library(str(temporary))
+    def save(self, path: Path, target: Target, linker: Linker) -> Path:
+        """Link a shared library that `tvm.runtime.load_module` and `relax.VirtualMachine` take.
+
+        Raises:
+            LinkError: the tool chain failed.
+        """
+        with _without(SAVING_NOISE):
+            self.executable.export_library(str(path), fcompile=shared_linker(target, linker))
         return path
 
 

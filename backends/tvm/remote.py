@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tvm
 from tvm import relax, rpc
 
 from mattecompress.backends.tvm.compile import lower
-from mattecompress.backends.tvm.freestanding.link import Linker, find_linker, link_shared
+from mattecompress.backends.tvm.freestanding.link import Linker, find_linker, shared_linker
 from mattecompress.backends.tvm.targets import Target
 from mattecompress.errors import UserError
 from mattecompress.program import Program
@@ -89,7 +90,7 @@ class _Work:
         executable = tvm.compile(lower(program, target), target=target.tvm())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            executable.export_library(str(path), fcompile=_compiler(target, linker))
+            executable.export_library(str(path), fcompile=shared_linker(target, linker))
             try:
                 session.upload(str(path))
                 self.machine = relax.VirtualMachine(session.load_module(name), session.cpu(0))
@@ -99,22 +100,14 @@ class _Work:
                 ) from error
         device = session.cpu(0)
         facts = [program.facts(node) for node in program.inputs]
-        zeros = [tvm.runtime.empty(one.sizes, str(one.dtype).removeprefix("torch."), device) for one in facts]
-        self.machine.set_input("main", *zeros)
+        zeros = [torch.zeros(one.sizes, dtype=one.dtype).numpy() for one in facts]
+        self.machine.set_input("main", *(tvm.runtime.tensor(value, device) for value in zeros))
         self.evaluate = self.machine.time_evaluator("invoke_stateful", device, number=1, repeat=1)
         self.milliseconds()
 
     def milliseconds(self) -> float:
         """Of one frame."""
         return float(self.evaluate("main").mean) * 1e3
-
-
-def _compiler(target: Target, linker: Linker) -> Any:
-    def link(out: str, objects: str | list[str], options: Any = None, **_: Any) -> None:
-        files = [objects] if isinstance(objects, str) else list(objects)
-        link_shared(files, target, out, linker)
-
-    return link
 
 
 def _first_line(error: Exception) -> str:

@@ -37,7 +37,7 @@ static int write_alpha(const char *path, const float *alpha) {
   FILE *file = fopen(path, "wb");
   if (!file) return -1;
   fprintf(file, "P5 %zu %zu 255\n", width, height);
-  for (size_t i = 0; i < height * width; i++) fputc((int)(alpha[i] * 255 + 0.5f), file);
+  for (size_t i = 0; i < height * width; i++) fputc((int)(alpha[i] * 255), file);
   return fclose(file);
 }
 

@@ -194,7 +194,9 @@ def opt(
     resume: Annotated[
         Path | None, typer.Option(help="Folder where long passes keep what they did, and go on from it.")
     ] = None,
-    print_before: Annotated[str | None, typer.Option(help="Print the program before this pass.")] = None,
+    print_before: Annotated[
+        str | None, typer.Option(help="Print the program before this pass, or `all`.")
+    ] = None,
     print_after: Annotated[
         str | None, typer.Option(help="Print the program after this pass, or `all`.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Y4M, the uncompressed video that the built executables read and write; needs no extra.
+"""Y4M, uncompressed video; needs no extra. The built executables read and write it as well, 4:2:2 excepted.
 
 Written: 8 bits, 4:4:4 (`C444`) for RGB or `Cmono` for one channel, full range (`XCOLORRANGE=FULL`), BT.601:
 

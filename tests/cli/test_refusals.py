@@ -228,6 +228,9 @@ def test_unknown_target_backend_form_and_peer(refused: Refused, tiny_file: str) 
     assert "leave --target and --linker out" in refused(
         "build", tiny_file, "--emit", "onnx", "--target", "cortex-a76"
     )
+    assert "for cortex-a76 take --emit exe or lib" in refused(
+        "build", tiny_file, "--emit", "so", "--target", "cortex-a76"
+    )
     assert "unknown backend 'tvn'; did you mean tvm" in refused("eval", tiny_file, "--backend", "tvn")
     assert "did you mean torch" in refused("bench", tiny_file, "--against", "torhc")
     assert "expected HOST:PORT" in refused("bench", tiny_file, "--rpc", "board")
@@ -255,6 +258,7 @@ def test_no_linker(refused: Refused, tiny_file: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ziglang" else found(name))
     assert "nothing links for cortex-a76: run `pip install ziglang`" in refused(*words)
+    assert "nothing links for host: run `pip install ziglang`" in refused("build", tiny_file, "--emit", "so")
 
 
 def test_open_sizes_where_they_must_be_fixed(refused: Refused, open_file: str) -> None:

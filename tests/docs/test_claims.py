@@ -18,8 +18,10 @@ import typer
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.cli.app import app
 from mattecompress.errors import UserError
+from mattecompress.modules import MODULES
 from mattecompress.passes import PASSES
 from mattecompress.pipeline_text import parse_pipeline
+from mattecompress.program import PLAIN
 from tests.conftest import ROOT
 from tests.docs.pages import DOCS, PAGES, blocks, title
 
@@ -95,6 +97,14 @@ def test_every_rule_is_described() -> None:
 
     rules = re.findall(r"^\d\. ", (ROOT / "docs" / "text-form.md").read_text(), re.MULTILINE)
     assert len(rules) == len(RULES)
+
+
+def test_every_kind_of_module_is_described() -> None:
+    page = (ROOT / "docs" / "text-form.md").read_text()
+    levels = dict(re.findall(r"^\| `(float|trainable|lowered)` \| (.*) \|$", page, re.MULTILINE))
+    named = set(re.findall(r"`([^`]+)`", levels["float"] + levels["trainable"]))
+    assert {f"{name}.default".replace("::", ".") for name in named if "::" in name} == PLAIN
+    assert {name for name in named if "::" not in name} == set(MODULES)
 
 
 def test_the_drivers_words_are_described() -> None:

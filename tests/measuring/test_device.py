@@ -8,6 +8,9 @@ import pytest
 rpc = pytest.importorskip("tvm.rpc")
 pytest.importorskip("cloudpickle")
 
+import tvm
+from tvm import relax
+
 from mattecompress.measuring.device import time_remotely
 from mattecompress.program import Program
 
@@ -31,3 +34,17 @@ def test_times_two_programs_in_turn(tiny: Program, address: str) -> None:
 def test_one_program_has_no_peer(tiny: Program, address: str) -> None:
     document = time_remotely([tiny], "host", address, runs=1).as_json()
     assert document["ours_ms"] > 0 and document["peer"] is None and document["speedup"] is None
+
+
+def test_inputs_are_zeros(tiny: Program, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    set_input = relax.VirtualMachine.set_input
+
+    def watch(machine: relax.VirtualMachine, name: str, *inputs: tvm.runtime.Tensor) -> None:
+        given.extend(value.numpy() for value in inputs)
+        set_input(machine, name, *inputs)
+
+    monkeypatch.setattr(relax.VirtualMachine, "set_input", watch)
+    time_remotely([tiny], "host", address, runs=1)
+    assert [value.shape for value in given] == [(1, 3, 12, 16), (1, 4, 6, 8)]
+    assert not any(value.any() for value in given)

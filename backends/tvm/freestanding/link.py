@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,15 +166,21 @@ def compile_and_archive(
             shutil.copy(library, temporary)
 
 
-def link_shared(objects: Sequence[str], target: Target, out: str, linker: Linker) -> None:
-    """Link objects as the shared object `out`.
+def shared_linker(target: Target, linker: Linker) -> Callable[..., None]:
+    """What TVM's `export_library` takes as `fcompile`: it links objects as a shared object.
 
-    Raises:
-        LinkError: the tool chain failed.
+    The function raises LinkError where the tool chain fails, and leaves nothing then.
     """
-    with _workplace(linker) as (_, environment):
-        command = [*_shared_command(target, linker), *objects, "-o", out]
-        _run(command, environment, f"{linker.name} cannot link {Path(out).name} for {target.name}")
+
+    def link(out: str, objects: Sequence[str]) -> None:
+        with _workplace(linker) as (folder, environment):
+            library = folder / "library.so"
+            command = [*_shared_command(target, linker), *objects, "-lm", "-o", str(library)]
+            _run(command, environment, f"{linker.name} cannot link {Path(out).name} for {target.name}")
+            with atomic_path(Path(out)) as temporary:
+                shutil.copy(library, temporary)
+
+    return link
 
 
 def _shared_command(target: Target, linker: Linker) -> list[str]:

@@ -85,10 +85,11 @@ int writer_open(struct writer *writer, const char *path, struct geometry size, c
   return format == WRITE_Y4M ? y4m_start(writer, rate) : 0;
 }
 
+/* Truncated, as Python stores them; nan becomes 0. */
 static unsigned char *to_bytes(const float *alpha, size_t count) {
   unsigned char *bytes = malloc(count);
   for (size_t i = 0; bytes && i < count; i++)
-    bytes[i] = !(alpha[i] > 0) ? 0 : alpha[i] < 1 ? (unsigned char)(alpha[i] * 255.0f + 0.5f) : 255;
+    bytes[i] = !(alpha[i] > 0) ? 0 : alpha[i] < 1 ? (unsigned char)(alpha[i] * 255.0f) : 255;
   return bytes;
 }
 

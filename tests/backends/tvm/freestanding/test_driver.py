@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mattecompress.backends.tvm.freestanding.library import Ports, write_driver, write_library
 from mattecompress.backends.tvm.freestanding.plan import Place, Plan, Step, TensorSpec
 from mattecompress.backends.tvm.targets import find_target
+from mattecompress.data.frames import to_bytes
+from mattecompress.data.y4m import frame_bytes
 
 HEIGHT, WIDTH = 9, 14
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -147,17 +150,20 @@ def test_every_kind_of_deflate_block_is_read(copy_red, tmp_path, kind, level, st
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5, None])
-def test_png_output_opens_elsewhere(copy_red, tmp_path, value):
+def test_mattes_are_the_bytes_that_python_stores(copy_red, tmp_path, value):
     rng = np.random.default_rng(1)
     frame = (
         rng.random((3, HEIGHT, WIDTH), dtype=np.float32)
         if value is None
         else np.full((3, HEIGHT, WIDTH), value)
     )
-    done(copy_red, raw(frame, tmp_path / "in.f32"), tmp_path / "out.png")
+    source, alpha = raw(frame, tmp_path / "in.f32"), torch.from_numpy(frame[:1].astype(np.float32))
+    done(copy_red, source, tmp_path / "out.png")
     image = Image.open(tmp_path / "out.png")
     assert image.mode == "L"
-    assert np.array_equal(np.asarray(image), np.floor(frame[0].astype(np.float32) * np.float32(255) + 0.5))
+    assert np.array_equal(np.asarray(image), to_bytes(alpha[0]))
+    done(copy_red, source, tmp_path / "out.y4m")
+    assert (tmp_path / "out.y4m").read_bytes().endswith(b"\n" + frame_bytes(alpha))
 
 
 def test_values_outside_the_unit_range_and_nan_are_clamped(copy_red, tmp_path):

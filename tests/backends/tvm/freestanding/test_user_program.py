@@ -98,7 +98,7 @@ def test_the_example_mattes_a_frame(program, frame, tmp_path, target):
         said = run(*start, tmp_path / "matte", tmp_path / "alpha.pgm", tmp_path / "frame.f32", threads)
         assert said.endswith("bytes of working memory\n")
         shown = read_picture(tmp_path / "alpha.pgm")
-        assert np.abs(shown / 255 - expected.clip(0, 1)).max() < 0.5 / 255 + 1e-4
+        assert np.abs((shown + 0.5) / 255 - expected.clip(0, 1)).max() < 0.5 / 255 + 1e-4
     run(*start, tmp_path / "matte", tmp_path / "alpha.pgm")
     assert read_picture(tmp_path / "alpha.pgm").shape == (HEIGHT, WIDTH)
 
