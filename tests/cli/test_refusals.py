@@ -201,6 +201,22 @@ def test_places_that_cannot_be_written(
     assert refused(verb, tiny_file, *rest).startswith("cannot write ")
 
 
+@pytest.mark.parametrize("full", ["mattes", "mattes-composite"])
+def test_a_folder_for_mattes_that_holds_something(refused: Refused, tmp_path: Path, full: str) -> None:
+    write_frames(tmp_path / full, torch.zeros(1, 1, 16, 24))
+    words = [
+        "run",
+        "looked-at-later.mcg",
+        "--input",
+        "procedural",
+        "--alpha",
+        "mattes",
+        "--composite",
+        "#00b140",
+    ]
+    assert refused(*words).startswith(f"cannot write {full}: it holds something already; name a new folder")
+
+
 def test_a_write_that_fails_late_leaves_nothing(
     refused: Refused, tiny_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
