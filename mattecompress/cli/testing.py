@@ -12,7 +12,9 @@ from mattecompress.cli.options import (
     ProgramPath,
     Size,
     Threads,
+    given_options,
     print_json,
+    refuse_others,
     require_known,
     require_writable,
     say,
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
 
     from mattecompress.program import Program
 
+MODES = {
+    "--nodes": ("--runs", "--input", "--times"),
+    "--emulate": ("--input",),
+    "--rpc": ("--rpc-key", "--target", "--reference", "--runs"),
+}
+"""What each way of measuring reads besides `--size` and `--json`."""
+TIMED_HERE = ("--reference", "--runs", "--input")
+"""Which of these the time beside a peer on this machine reads, too."""
 ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
 
 
@@ -136,7 +146,21 @@ def evaluate(
         print_table(f"{program}: {result.frames} frames", ("metric", "mean"), rows, 1)
 
 
+def require_fitting(context: typer.Context) -> None:
+    """Raise `ArgumentError` for an option of `bench` that its way of measuring does not read."""
+    given = given_options(context)
+    if mode := next((mode for mode in MODES if mode in given), None):
+        read = (mode, *MODES[mode], "--size", "--json")
+        refuse_others(context, read, f"does not go with {mode}: leave one of them out")
+        return
+    for mode, options in MODES.items():
+        for option in options:
+            if option in given and option not in TIMED_HERE:
+                raise ArgumentError(f"{option} goes with {mode}: add {mode}, or leave {option} out")
+
+
 def bench(
+    context: typer.Context,
     program: ProgramPath,
     against: Annotated[str, typer.Option(help="The peer: onnxruntime or torch.")] = "onnxruntime",
     reference: ReferencePath = None,
@@ -187,12 +211,7 @@ def bench(
 
     mattecompress bench w8a8.mcg --rpc 192.168.0.7:9090 --target cortex-a76 --reference rvm.mcg
     """
-    if times and not nodes:
-        raise ArgumentError("--times is what --nodes measures: add --nodes")
-    if nodes and (emulate or remote or reference or threads > 1):
-        raise ArgumentError(
-            "--nodes times one program here with one thread: leave --emulate, --rpc, --reference and --threads out"
-        )
+    require_fitting(context)
     if nodes:
         if times:
             require_writable(times)

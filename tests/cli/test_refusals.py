@@ -202,22 +202,6 @@ def test_places_that_cannot_be_written(
     assert refused(verb, tiny_file, *rest).startswith("cannot write ")
 
 
-@pytest.mark.parametrize("full", ["mattes", "mattes-composite"])
-def test_a_folder_for_mattes_that_holds_something(refused: Refused, tmp_path: Path, full: str) -> None:
-    write_frames(tmp_path / full, torch.zeros(1, 1, 16, 24))
-    words = [
-        "run",
-        "looked-at-later.mcg",
-        "--input",
-        "procedural",
-        "--alpha",
-        "mattes",
-        "--composite",
-        "#00b140",
-    ]
-    assert refused(*words).startswith(f"cannot write {full}: it holds something already; name a new folder")
-
-
 def test_a_write_that_fails_late_leaves_nothing(
     refused: Refused, tiny_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,10 +238,6 @@ def test_unknown_target_backend_form_and_peer(refused: Refused, tiny_file: str) 
 
 
 def test_times(refused: Refused, tiny_file: str, tmp_path: Path) -> None:
-    assert "add --nodes" in refused("bench", tiny_file, "--times", "times.json")
-    assert "leave --emulate, --rpc, --reference and --threads out" in refused(
-        "bench", tiny_file, "--nodes", "--threads", 2
-    )
     assert "holds no times: measure with" in refused("inspect", tiny_file, "--times", "absent.json")
     (tmp_path / "times.json").write_text("[1")
     assert "holds no times: measure with" in refused("inspect", tiny_file, "--times", "times.json")
