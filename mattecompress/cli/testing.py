@@ -50,6 +50,26 @@ def two_frames(program: "Program", source: str) -> "Tensor":
     return clip_for(program, source, 2).frames[[0, -1]]
 
 
+def frame_to_time(program: "Program", source: str | None) -> "list[Tensor]":
+    """What a stream of the program takes: the last frame of two of a source, or noise, (1,3,H,W), and its trimap if any.
+
+    Raises:
+        TrimapError: the program takes a trimap, and there is no alpha that it could be made from.
+    """
+    import torch
+
+    from mattecompress.data.sources import SourceClip, clip_inputs, frame_size
+
+    if source:
+        clip = clip_for(program, source, 2)
+    else:
+        height, width = frame_size(program) or (0, 0)
+        noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        clip = SourceClip("noise", noise, alpha=noise[:, :1])
+    inputs = clip_inputs(program, clip)
+    return [each[-1:] for each in ([inputs] if isinstance(inputs, torch.Tensor) else inputs.values())]
+
+
 def count(program: "Program", target: str, source: str | None, json: bool) -> None:
     """Print the instructions that a frame takes on a target, by kernel."""
     from mattecompress.measuring.emulation import count_frame
@@ -236,15 +256,13 @@ def bench(
     torch.set_num_threads(threads)
     ours = load_at(program, size)
     require_fixed_size(ours)
-    height, width = frame_size(ours) or (0, 0)
-    peer = fix_size(load_at(reference, size), (height, width)) if reference else ours
+    peer = fix_size(load_at(reference, size), frame_size(ours) or (0, 0)) if reference else ours
+    frames = [frame_to_time(each, source) for each in (ours, peer)]
     streams = [
         Stream(ours, compile_program(ours, "tvm", threads=threads).over_clips()),
         Stream(peer, compile_program(peer, peers[against], threads=threads, exact=False).over_clips()),
     ]
-    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    frame = two_frames(ours, source)[1:] if source else noise
-    result = compare(lambda: streams[0](frame), lambda: streams[1](frame), against, threads, runs)
+    result = compare(lambda: streams[0](*frames[0]), lambda: streams[1](*frames[1]), against, threads, runs)
     if json:
         print_json(result.as_json())
     else:

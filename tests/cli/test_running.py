@@ -13,6 +13,7 @@ from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import composite, to_bytes
 from mattecompress.data.video import read_frames, read_info, write_frames
 from mattecompress.running.stream import Stream
+from tests.reconstruction.nets import Trimapped, captured
 
 Cli = Callable[..., Any]
 
@@ -106,6 +107,16 @@ def test_bench_json(done: Cli, tiny_file: str) -> None:
     assert document.keys() == {"threads", "runs", "ours_ms", "peer", "speedup"}
     assert (document["threads"], document["runs"], document["peer"]["name"]) == (1, 3, "torch")
     assert document["speedup"] == pytest.approx(document["peer"]["ms"] / document["ours_ms"])
+
+
+def test_bench_with_a_trimap(done: Cli, cli: Cli, tmp_path: Path) -> None:
+    container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
+    words = ("bench", "trimapped.mcg", "--against", "torch", "--runs", 1, "--json")
+    for source in ([], ["--input", "procedural:3"]):
+        assert json.loads(done(*words, *source).out)["ours_ms"] > 0
+    write_frames(tmp_path / "white.png", torch.ones(1, 3, 16, 24))
+    refused = cli(*words, "--input", "white.png")
+    assert refused.code == 2 and "takes a trimap, and the alpha of white" in refused.err
 
 
 def test_bench_nodes(done: Cli, tiny_file: str, tmp_path: Path) -> None:
