@@ -149,6 +149,12 @@ def test_bench_emulated_on_a_clip(done: Cli, tiny_file: str) -> None:
     assert json.loads(done(*words).out)["instructions"] > 0
 
 
+def test_emulation_takes_no_clip_with_a_trimap(refused: Callable[..., str], tmp_path: Path) -> None:
+    container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
+    words = ("--emulate", "cortex-a76", "--input", "procedural:3")
+    assert "not make one matte of one frame: leave --input out" in refused("bench", "trimapped.mcg", *words)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
