@@ -13,6 +13,14 @@ class UnwritableError(UserError):
     """A file or folder cannot be written."""
 
 
+def require_empty(folder: Path) -> None:
+    """Raise `UnwritableError` where `folder` holds something."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UnwritableError(
+            f"cannot write {folder}: it holds something already; name a new folder or an empty one"
+        )
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` on success, remove it on any failure.

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mattecompress.cli.clip_runs import ClipFrames, Masks, decisions_of, errors_against, errors_of, fit_all
-from mattecompress.cli.options import ArgumentError, Json, Size, print_json, require_writable, say
+from mattecompress.cli.options import (
+    ArgumentError,
+    Json,
+    Size,
+    print_json,
+    refuse_others,
+    require_writable,
+    say,
+)
 from mattecompress.cli.recordings import show_recording
 from mattecompress.cli.running import fit_to, load_at
 
@@ -26,6 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
+    context: typer.Context,
     program: Annotated[
         Path, typer.Argument(help="A program, .mcg, or a folder of `opt --record`.", metavar="PROGRAM")
     ],
@@ -87,27 +96,17 @@ def inspect(
     from mattecompress.inspection.times import read_times
     from mattecompress.preparation import require_fixed_size
 
-    if text and json:
-        raise ArgumentError("--text and --json are two forms of the same: choose one")
     if reference and error is None:
         raise ArgumentError("--reference is what errors are measured against: add --error with a clip")
     select([], where, sort)
     if program.is_dir():
-        about_one = {
-            "text": text,
-            "nodes": nodes,
-            "where": where,
-            "sort": sort,
-            "memory": memory,
-            "error": error,
-            "masks": masks,
-            "times": times,
-            "dot": drawing,
-            "model-explorer": model_explorer,
-            "size": size,
-        }
-        show_recording(program, html, json, about_one)
+        why = f"is about one program and {program} is a folder: give --html or --json with it"
+        refuse_others(context, ("--html", "--json"), why)
+        show_recording(program, html, json)
         return
+    if text:
+        why = "does not go with --text, which prints the program alone: leave one of them out"
+        refuse_others(context, ("--text", "--size"), why)
     for file in (drawing, html):
         if file:
             require_writable(file)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +44,27 @@ def require_known(option: str, value: str, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise ArgumentError(f"{option} '{value}' is unknown{nearest(value, known)}")
+
+
+def given_options(context: typer.Context) -> list[str]:
+    """The long names of the options on the command line."""
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.param_type_name == "option" and _is_given(context, parameter.name)
+    ]
+
+
+def refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
+    """Raise `ArgumentError`, `--NAME` and why, for an option on the command line that is not among those allowed."""
+    for option in given_options(context):
+        if option not in allowed:
+            raise ArgumentError(f"{option} {why}")
+
+
+def _is_given(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def require_writable(path: Path, folder: bool = False) -> None:

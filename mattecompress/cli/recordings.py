@@ -1,10 +1,9 @@
 """What `inspect` shows of a folder that `opt --record` wrote."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mattecompress.cli.options import ArgumentError, print_json, require_writable, say
+from mattecompress.cli.options import print_json, require_writable, say
 
 if TYPE_CHECKING:
     from mattecompress.inspection.history import History, HistoryStep
@@ -12,23 +11,15 @@ if TYPE_CHECKING:
 COLUMNS = ("pass", "nodes that differ", "seconds", "nodes", "M MACs", "M binary", "MiB")
 
 
-def show_recording(folder: Path, html: Path | None, json: bool, others: Mapping[str, object]) -> None:
+def show_recording(folder: Path, html: Path | None, json: bool) -> None:
     """A table of passes, the same as JSON, or a page that plays them.
 
-    others: further options by name, which are about one program and so may not be given.
-
     Raises:
-        ArgumentError: one of them is.
         RecordError: the folder holds no recording.
     """
     from mattecompress.inspection.history import load_history
     from mattecompress.inspection.history_page import write_history_page
 
-    for name, value in others.items():
-        if value:
-            raise ArgumentError(
-                f"--{name} is about one program and {folder} is a folder: give --html or --json with it"
-            )
     if html:
         require_writable(html)
     history = load_history(folder)

@@ -18,6 +18,7 @@ from mattecompress.cli.options import (
     require_writable,
     say,
 )
+from mattecompress.files import require_empty
 
 if TYPE_CHECKING:
     from mattecompress.program import Program
@@ -117,10 +118,13 @@ def run(
     import torch
 
     from mattecompress.preparation import compile_program
-    from mattecompress.running.matting import matte_clip
+    from mattecompress.running.matting import composite_path, matte_clip
 
     torch.set_num_threads(threads)
-    require_writable(alpha, folder=not alpha.suffix)
+    for place in (alpha, composite_path(alpha)) if composite else (alpha,):
+        require_writable(place, folder=not place.suffix)
+        if not place.suffix:
+            require_empty(place)
     matting = fit_to(load_at(program, size), input)
     artifact = compile_program(matting, backend, threads=threads)
     with progress_bar() as report:

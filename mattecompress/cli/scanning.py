@@ -48,7 +48,7 @@ def scan(
 
     mattecompress scan rvm.mcg --size 144x256 --precisions w3a8,w4a8,w6a8,w8a8 --json
     """
-    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.data.sources import clip_inputs, frame_size, load_clips
     from mattecompress.quantization.sensitivity import Scanner
 
     if picture:
@@ -56,7 +56,7 @@ def scan(
     scanned = fit_to(load_at(program, size), calibration)
     loaded = load_clips(calibration, frame_size(scanned), clips, frames)
     with progress_bar() as report:
-        scanner = Scanner(scanned, [clip.frames for clip in loaded], seed)
+        scanner = Scanner(scanned, [clip_inputs(scanned, clip) for clip in loaded], seed)
         result = scanner.scan(precisions.split(","), report)
     choice = result.within(budget)
     ends = {"largest": result.choices[0], "chosen": choice, "smallest": result.choices[-1]}

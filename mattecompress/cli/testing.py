@@ -12,7 +12,9 @@ from mattecompress.cli.options import (
     ProgramPath,
     Size,
     Threads,
+    given_options,
     print_json,
+    refuse_others,
     require_known,
     require_writable,
     say,
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
 
     from mattecompress.program import Program
 
+MODES = {
+    "--nodes": ("--runs", "--input", "--times"),
+    "--emulate": ("--input",),
+    "--rpc": ("--rpc-key", "--target", "--reference", "--runs"),
+}
+"""What each way of measuring reads besides `--size` and `--json`."""
+TIMED_HERE = ("--reference", "--runs", "--input")
+"""Which of these the time beside a peer on this machine reads, too."""
 ReferencePath = Annotated[Path | None, typer.Option(help="The program to compare with.")]
 
 
@@ -38,6 +48,26 @@ def register(app: typer.Typer) -> None:
 def two_frames(program: "Program", source: str) -> "Tensor":
     """The first two frames of what a program is to be measured on, (2,3,H,W); of a picture, the picture twice."""
     return clip_for(program, source, 2).frames[[0, -1]]
+
+
+def frame_to_time(program: "Program", source: str | None) -> "list[Tensor]":
+    """What a stream of the program takes: the last frame of two of a source, or noise, (1,3,H,W), and its trimap if any.
+
+    Raises:
+        TrimapError: the program takes a trimap, and there is no alpha that it could be made from.
+    """
+    import torch
+
+    from mattecompress.data.sources import SourceClip, clip_inputs, frame_size
+
+    if source:
+        clip = clip_for(program, source, 2)
+    else:
+        height, width = frame_size(program) or (0, 0)
+        noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        clip = SourceClip("noise", noise, alpha=noise[:, :1])
+    inputs = clip_inputs(program, clip)
+    return [each[-1:] for each in ([inputs] if isinstance(inputs, torch.Tensor) else inputs.values())]
 
 
 def count(program: "Program", target: str, source: str | None, json: bool) -> None:
@@ -136,7 +166,21 @@ def evaluate(
         print_table(f"{program}: {result.frames} frames", ("metric", "mean"), rows, 1)
 
 
+def require_fitting(context: typer.Context) -> None:
+    """Raise `ArgumentError` for an option of `bench` that its way of measuring does not read."""
+    given = given_options(context)
+    if mode := next((mode for mode in MODES if mode in given), None):
+        read = (mode, *MODES[mode], "--size", "--json")
+        refuse_others(context, read, f"does not go with {mode}: leave one of them out")
+        return
+    for mode, options in MODES.items():
+        for option in options:
+            if option in given and option not in TIMED_HERE:
+                raise ArgumentError(f"{option} goes with {mode}: add {mode}, or leave {option} out")
+
+
 def bench(
+    context: typer.Context,
     program: ProgramPath,
     against: Annotated[str, typer.Option(help="The peer: onnxruntime or torch.")] = "onnxruntime",
     reference: ReferencePath = None,
@@ -187,12 +231,7 @@ def bench(
 
     mattecompress bench w8a8.mcg --rpc 192.168.0.7:9090 --target cortex-a76 --reference rvm.mcg
     """
-    if times and not nodes:
-        raise ArgumentError("--times is what --nodes measures: add --nodes")
-    if nodes and (emulate or remote or reference or threads > 1):
-        raise ArgumentError(
-            "--nodes times one program here with one thread: leave --emulate, --rpc, --reference and --threads out"
-        )
+    require_fitting(context)
     if nodes:
         if times:
             require_writable(times)
@@ -217,15 +256,13 @@ def bench(
     torch.set_num_threads(threads)
     ours = load_at(program, size)
     require_fixed_size(ours)
-    height, width = frame_size(ours) or (0, 0)
-    peer = fix_size(load_at(reference, size), (height, width)) if reference else ours
+    peer = fix_size(load_at(reference, size), frame_size(ours) or (0, 0)) if reference else ours
+    frames = [frame_to_time(each, source) for each in (ours, peer)]
     streams = [
         Stream(ours, compile_program(ours, "tvm", threads=threads).over_clips()),
         Stream(peer, compile_program(peer, peers[against], threads=threads, exact=False).over_clips()),
     ]
-    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    frame = two_frames(ours, source)[1:] if source else noise
-    result = compare(lambda: streams[0](frame), lambda: streams[1](frame), against, threads, runs)
+    result = compare(lambda: streams[0](*frames[0]), lambda: streams[1](*frames[1]), against, threads, runs)
     if json:
         print_json(result.as_json())
     else:

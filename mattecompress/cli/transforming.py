@@ -81,9 +81,9 @@ def capture(
     require_writable(output)
     if ":" in model:
         given = {"checkpoint": checkpoint, "size": size, "untrained": untrained, "refiner": refiner}
-        given |= {"preprocessing": preprocessing, "keep-known": keep_known}
+        given |= {"preprocessing": preprocessing, "keep-known": keep_known, "ratio": ratio != 1}
         _refuse(model, "a function builds it", **given)
-        program = _capture_function(model, inputs or [], outputs, state or [])
+        program = _capture_function(model, inputs or [], outputs, state or [], seed)
     else:
         _refuse(model, "its signature is known", inputs=inputs, outputs=outputs, state=state)
         if untrained:
@@ -129,7 +129,10 @@ def _capture_named(
     return api.capture(model, checkpoint=weights.checkpoint, size=size, ratio=ratio, **options)
 
 
-def _capture_function(model: str, inputs: list[str], outputs: str | None, state: list[str]) -> "Program":
+def _capture_function(
+    model: str, inputs: list[str], outputs: str | None, state: list[str], seed: int
+) -> "Program":
+    import torch
     from torch import nn
 
     from mattecompress.capturing.tracing import capture as capture_module
@@ -142,6 +145,7 @@ def _capture_function(model: str, inputs: list[str], outputs: str | None, state:
     pairs = tuple(StatePair(*_parse_state(text, dict(shapes))) for text in state)
     module_name, _, function = model.partition(":")
     sys.path.insert(0, str(Path.cwd()))
+    torch.manual_seed(seed)
     try:
         network = getattr(importlib.import_module(module_name), function)()
     except Exception as error:

@@ -104,22 +104,25 @@ def absolute_source(source: str) -> str:
 
 
 def frame_node(program: Program) -> fx.Node:
-    """The input that is no state and has four axes; a trimap may stand behind it.
+    """The input (1,3,H,W) that is no state; a trimap may stand behind it.
 
     Raises:
         FrameInputError: there is another input besides the states, or the first is no frame.
     """
     states = {state.input for state in program.states}
     inputs = [node for node in program.inputs if node.target not in states]
-    if (
-        not inputs
-        or len(program.facts(inputs[0]).shape) != 4
-        or [node.target for node in inputs[1:]] not in ([], [TRIMAP])
-    ):
+    if not inputs or [node.target for node in inputs[1:]] not in ([], [TRIMAP]):
         names = ", ".join(str(node.target) for node in inputs) or "none"
         raise FrameInputError(
             f"{program.name} has to take one input (1,3,H,W) besides its states, it takes {names}: "
             "name recurrent states with --state when you capture it, and a second input 'trimap'"
+        )
+    shape = program.facts(inputs[0]).shape
+    if len(shape) != 4 or shape[1] != 3:
+        text = ",".join(map(str, shape))
+        raise FrameInputError(
+            f"{program.name} takes {inputs[0].target} ({text}), and a frame is (1,3,H,W): "
+            "capture a network of RGB pictures"
         )
     return inputs[0]
 

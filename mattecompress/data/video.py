@@ -21,7 +21,7 @@ from torch import Tensor
 from mattecompress.data import y4m
 from mattecompress.data.frames import MediaError, Size, from_bytes, resize, to_bytes
 from mattecompress.errors import MissingExtraError
-from mattecompress.files import atomic_path
+from mattecompress.files import atomic_path, require_empty
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov")
@@ -281,9 +281,17 @@ class PictureWriter(FrameWriter):
 
 
 class FolderWriter(FrameWriter):
-    """Writes 000000.png, 000001.png and so on into a folder, which must be new or empty; frames as `PictureWriter`."""
+    """Writes 000000.png, 000001.png and so on into a folder; frames as `PictureWriter`.
+
+    Raises:
+        UnwritableError: on opening, where the folder holds something.
+    """
 
     channels = (1, 3, 4)
+
+    def __enter__(self) -> Self:
+        require_empty(self.path)
+        return super().__enter__()
 
     def _start(self, frame: Tensor) -> None:
         self._temporary.mkdir()

@@ -73,9 +73,7 @@ def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tens
     """
     height, width = clip.frames.shape[-2:]
     stream = Stream(fix_size(program, (height, width)), run)
-    inputs = clip_inputs(program, clip)
-    given = (inputs,) if isinstance(inputs, torch.Tensor) else inputs.values()
-    outputs = list(stream.over(*given))
+    outputs = list(stream.over_clip(clip_inputs(program, clip)))
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
     foreground = torch.cat([output["fgr"] for output in outputs]) if "fgr" in program.output_names else None
     return alpha, foreground

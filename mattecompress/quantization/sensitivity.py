@@ -26,6 +26,7 @@ from mattecompress.passes.quantize import INPUT, WEIGHT, Quantize, conv2d, layer
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
+from mattecompress.running.feed import Clip
 from mattecompress.running.stream import Stream
 from mattecompress.running.watching import Progress
 
@@ -98,14 +99,15 @@ class Scan:
 class Scanner:
     """Measures a float program in parts and as a whole.
 
-    program: of fixed size. clips: (T,3,H,W) float32 in 0..1 each, for ranges and for errors.
+    program: of fixed size. clips: (T,3,H,W) float32 in 0..1 each, or as `mattecompress.running.feed.Feed` takes them,
+        for ranges and for errors.
 
     Raises:
         ScanError: the program is not float.
         CalibrationError, PreconditionError: clips do not fit, or nothing can be quantized.
     """
 
-    def __init__(self, program: Program, clips: Sequence[Tensor], seed: int = 0) -> None:
+    def __init__(self, program: Program, clips: Sequence[Clip], seed: int = 0) -> None:
         if program.level is not Level.FLOAT:
             raise ScanError(
                 f"{program.name} is {program.level.value}: scan the float program that it came from"
@@ -152,9 +154,8 @@ class Scanner:
 
     def _alphas(self, program: Program) -> list[Tensor]:
         return [
-            torch.cat([outputs[self.alpha] for outputs in Stream(program).over(clip)])
+            torch.cat([outputs[self.alpha] for outputs in Stream(program).over_clip(clip)])
             for clip in self.context.clips
-            if isinstance(clip, Tensor)
         ]
 
 

@@ -22,6 +22,11 @@ PROCEDURAL_FRAMES = 48
 FPS = Fraction(25)
 
 
+def composite_path(alpha_path: Path) -> Path:
+    """Where the composite of a matte goes: beside it, as `NAME-composite`."""
+    return alpha_path.with_name(f"{alpha_path.stem}-composite{alpha_path.suffix}")
+
+
 def matte_clip(
     program: Program,
     run: Runner,
@@ -38,16 +43,17 @@ def matte_clip(
     source: a video, a picture, a folder of pictures, or `procedural[:SEED]`.
     trimap: the same of trimaps, of a program that takes them; procedural clips come with theirs.
 
-    The composite goes beside the alpha, as `NAME-composite`. Returns the paths written.
+    The composite goes to `composite_path`. Returns the paths written.
 
     Raises:
         MediaError: the source cannot be read, or the paths cannot be written. ColourError: no such colour.
+        UnwritableError: a folder holds something, or a file cannot be written.
         ResolutionError: the program's size is open.
         TrimapError: the program takes a trimap and there is none, or takes none.
     """
     require_fixed_size(program)
     background = parse_colour(colour) if colour else None
-    beside = alpha_path.with_name(f"{alpha_path.stem}-composite{alpha_path.suffix}")
+    beside = composite_path(alpha_path)
     if Path(source).exists() and Path(source).resolve() in (alpha_path.resolve(), beside.resolve()):
         raise MediaError(f"{source}: the matte would overwrite the input: name another file with --alpha")
     total, fps, pictures, trimaps = _open_source(program, source, trimap, frames)

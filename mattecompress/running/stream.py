@@ -10,6 +10,7 @@ from torch import Tensor
 from mattecompress.data.sources import TRIMAP, frame_node, takes_trimap
 from mattecompress.data.trimaps import TrimapError
 from mattecompress.program import Program
+from mattecompress.running.feed import Clip
 
 Run = Callable[..., dict[str, Tensor]]
 """Takes every input and gives every output by name."""
@@ -92,3 +93,9 @@ class Stream:
         self.stateful.reset()
         for frame, trimap in zip(frames, repeat(None) if trimaps is None else trimaps, strict=False):
             yield self(frame[None], None if trimap is None else trimap[None])
+
+    def over_clip(self, clip: Clip) -> Iterator[dict[str, Tensor]]:
+        """The same for a clip as `mattecompress.running.feed.Feed` takes it."""
+        if isinstance(clip, Tensor):
+            return self.over(clip)
+        return self.over(clip[self.frame_name], clip.get(TRIMAP))

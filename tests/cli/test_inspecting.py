@@ -104,6 +104,20 @@ def test_inspect_refuses_a_query_with_the_column(refused: Callable[..., str], ti
     assert "add --error" in refused("inspect", tiny_file, "--reference", tiny_file)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--html", "x.html"], ["--dot", "x.dot"], ["--where", "op=conv2d"], ["--frames", 4], ["--json"]],
+)
+def test_inspect_options_beside_text(
+    refused: Callable[..., str], tiny_file: str, words: list[object]
+) -> None:
+    message = refused("inspect", tiny_file, "--text", *words)
+    assert (
+        message
+        == f"{words[0]} does not go with --text, which prints the program alone: leave one of them out"
+    )
+
+
 def test_inspect_memory_marks_the_peak(done: Cli, tiny_file: str) -> None:
     shown = done("inspect", tiny_file, "--memory").out
     document = json.loads(done("inspect", tiny_file, "--json").out)

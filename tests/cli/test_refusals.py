@@ -96,6 +96,7 @@ def test_size_of_a_fixed_program(refused: Refused, tiny_file: str) -> None:
         (["--inputs", "1x3x8x8", "--state", "r1i"], "expected INPUT=OUTPUT"),
         (["--inputs", "1x3x8x8", "--state", "a=b"], "no input is called 'a'"),
         (["--inputs", "1x3x8x8", "--checkpoint", "w.pth"], "--checkpoint does not apply"),
+        (["--inputs", "1x3x8x8", "--ratio", "0.5"], "--ratio does not apply"),
         (["--inputs", "1x3x8x8"], "cannot build torch.nn:Nothing"),
     ],
 )
@@ -240,10 +241,6 @@ def test_unknown_target_backend_form_and_peer(refused: Refused, tiny_file: str) 
 
 
 def test_times(refused: Refused, tiny_file: str, tmp_path: Path) -> None:
-    assert "add --nodes" in refused("bench", tiny_file, "--times", "times.json")
-    assert "leave --emulate, --rpc, --reference and --threads out" in refused(
-        "bench", tiny_file, "--nodes", "--threads", 2
-    )
     assert "holds no times: measure with" in refused("inspect", tiny_file, "--times", "absent.json")
     (tmp_path / "times.json").write_text("[1")
     assert "holds no times: measure with" in refused("inspect", tiny_file, "--times", "times.json")

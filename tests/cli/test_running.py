@@ -13,6 +13,7 @@ from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import composite, to_bytes
 from mattecompress.data.video import read_frames, read_info, write_frames
 from mattecompress.running.stream import Stream
+from tests.reconstruction.nets import Trimapped, captured
 
 Cli = Callable[..., Any]
 
@@ -48,6 +49,24 @@ def test_mattes_into_a_folder_and_carries_states(
         assert torch.equal(to_bytes(composite(outputs["pha"], outputs["fgr"], behind)[0]), to_bytes(green))
     alone = Stream(container.load(tmp_path / tiny_file))(clip[4:5])["pha"]
     assert not torch.equal(alone, expected[4]["pha"])
+
+
+@pytest.mark.parametrize("full", ["mattes", "mattes-composite"])
+def test_a_folder_for_mattes_that_holds_something(
+    refused: Callable[..., str], tmp_path: Path, full: str
+) -> None:
+    write_frames(tmp_path / full, torch.zeros(1, 1, 16, 24))
+    words = [
+        "run",
+        "looked-at-later.mcg",
+        "--input",
+        "procedural",
+        "--alpha",
+        "mattes",
+        "--composite",
+        "#00b140",
+    ]
+    assert refused(*words).startswith(f"cannot write {full}: it holds something already; name a new folder")
 
 
 def test_mattes_a_video_into_a_video(done: Cli, open_file: str, tmp_path: Path, clip: Tensor) -> None:
@@ -90,6 +109,16 @@ def test_bench_json(done: Cli, tiny_file: str) -> None:
     assert document["speedup"] == pytest.approx(document["peer"]["ms"] / document["ours_ms"])
 
 
+def test_bench_with_a_trimap(done: Cli, cli: Cli, tmp_path: Path) -> None:
+    container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
+    words = ("bench", "trimapped.mcg", "--against", "torch", "--runs", 1, "--json")
+    for source in ([], ["--input", "procedural:3"]):
+        assert json.loads(done(*words, *source).out)["ours_ms"] > 0
+    write_frames(tmp_path / "white.png", torch.ones(1, 3, 16, 24))
+    refused = cli(*words, "--input", "white.png")
+    assert refused.code == 2 and "takes a trimap, and the alpha of white" in refused.err
+
+
 def test_bench_nodes(done: Cli, tiny_file: str, tmp_path: Path) -> None:
     words = ("bench", tiny_file, "--nodes", "--runs", 2)
     said = done(*words, "--input", "procedural:3", "--times", "times.json", "--json")
@@ -118,6 +147,38 @@ def test_bench_emulated(done: Cli, tiny_file: str) -> None:
 def test_bench_emulated_on_a_clip(done: Cli, tiny_file: str) -> None:
     words = ("bench", tiny_file, "--emulate", "cortex-a76", "--input", "procedural:3", "--json")
     assert json.loads(done(*words).out)["instructions"] > 0
+
+
+def test_emulation_takes_no_clip_with_a_trimap(refused: Callable[..., str], tmp_path: Path) -> None:
+    container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
+    words = ("--emulate", "cortex-a76", "--input", "procedural:3")
+    assert "not make one matte of one frame: leave --input out" in refused("bench", "trimapped.mcg", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--target", "cortex-a76"], "--target goes with --rpc: add --rpc, or leave --target out"),
+        (["--rpc-key", "board"], "--rpc-key goes with --rpc: add --rpc, or leave --rpc-key out"),
+        (["--times", "times.json"], "--times goes with --nodes: add --nodes, or leave --times out"),
+        (
+            ["--emulate", "cortex-a76", "--runs", 3],
+            "--runs does not go with --emulate: leave one of them out",
+        ),
+        (["--emulate", "cortex-a76", "--threads", 1], "--threads does not go with --emulate"),
+        (["--emulate", "cortex-a76", "--against", "torch"], "--against does not go with --emulate"),
+        (["--emulate", "cortex-a76", "--rpc", "board:1"], "--rpc does not go with --emulate"),
+        (["--rpc", "board:1", "--against", "torch"], "--against does not go with --rpc"),
+        (["--rpc", "board:1", "--threads", 2], "--threads does not go with --rpc"),
+        (["--rpc", "board:1", "--input", "procedural"], "--input does not go with --rpc"),
+        (["--nodes", "--threads", 2], "--threads does not go with --nodes"),
+        (["--nodes", "--emulate", "cortex-a76"], "--emulate does not go with --nodes"),
+    ],
+)
+def test_bench_options_that_nothing_reads(
+    refused: Callable[..., str], tiny_file: str, words: list[object], expected: str
+) -> None:
+    assert expected in refused("bench", tiny_file, *words)
 
 
 def test_bench_with_threads(done: Cli, tiny_file: str) -> None:

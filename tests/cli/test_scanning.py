@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mattecompress import container
-from tests.reconstruction.nets import FedBack, captured
+from tests.reconstruction.nets import FedBack, Trimapped, captured
 
 Cli = Callable[..., Any]
 WORDS = ("--calibration", "procedural:1", "--frames", 2, "--precisions", "w4a8,w8a8")
@@ -33,6 +33,12 @@ def test_json_and_picture(done: Cli, net_file: str, tmp_path: Path) -> None:
     assert set(document) == {"cells", "choices", "largest", "chosen", "smallest"}
     assert document["chosen"]["measured"] >= 0
     assert (tmp_path / "scan.svg").read_text().startswith("<?xml")
+
+
+def test_a_trimap_goes_with_each_frame(done: Cli, tmp_path: Path) -> None:
+    container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
+    document = json.loads(done("scan", "trimapped.mcg", *WORDS, "--json").out)
+    assert {cell["precision"] for cell in document["cells"]} == {"w4a8", "w8a8"}
 
 
 def test_refuses(refused: Callable[..., str], net_file: str) -> None:

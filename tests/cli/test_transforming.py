@@ -52,6 +52,15 @@ def test_captures_untrained_weights_by_the_seed(done: Cli, cli: Cli, tmp_path: P
     assert wrong.code == 2 and "--checkpoint does not apply to bimatting" in wrong.err
 
 
+def test_builds_a_function_by_the_seed(done: Cli, tmp_path: Path) -> None:
+    (tmp_path / "drawn.py").write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 1, 1)\n")
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        words = ["--inputs", "1x3x16x24", "--seed", seed, "-o", f"{name}.mcg"]
+        done("capture", "drawn:build", *words)
+    one, again, other = (container.load(tmp_path / f"{name}.mcg") for name in ("one", "again", "other"))
+    assert one == again != other
+
+
 def test_opt_is_deterministic(done: Cli, tiny_file: str) -> None:
     texts = []
     for number in range(2):

@@ -171,8 +171,8 @@ def test_picture_folders_round_trip(tmp_path):
 
 def test_a_full_folder_is_not_overwritten(tmp_path):
     write_frames(tmp_path / "alpha", random_picture()[None])
-    with pytest.raises(UnwritableError, match="alpha"):
-        write_frames(tmp_path / "alpha", random_picture()[None])
+    with pytest.raises(UnwritableError, match="alpha: it holds something already"):
+        open_writer(tmp_path / "alpha").__enter__()
     assert left_behind(tmp_path) == ["alpha"]
 
 

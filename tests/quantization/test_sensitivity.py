@@ -16,7 +16,7 @@ from mattecompress.program import Program
 from mattecompress.quantization.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
 from mattecompress.quantization.sensitivity_plot import plot_scan
 from mattecompress.running.stream import Stream
-from tests.reconstruction.nets import FedBack, captured, clips_for
+from tests.reconstruction.nets import FedBack, Trimapped, captured, clips_for
 
 
 def clips() -> list[Tensor]:
@@ -61,6 +61,15 @@ def test_one_region_at_a_time(net: Program, scan: Scan) -> None:
         for precision in ("w2a8", "w4a8", "w8a8")
     }
     assert by_precision["w2a8"] > by_precision["w4a8"] > by_precision["w8a8"] > 0
+
+
+def test_a_clip_by_the_names_of_its_inputs() -> None:
+    program, (clip,) = captured(Trimapped), clips_for(Trimapped, clips=1)
+    backwards = {name: clip[name] for name in ("trimap", "image")}
+    (expected,) = Scanner(program, [backwards]).expected
+    for index, alpha in enumerate(expected):
+        frame = {name: value[index : index + 1] for name, value in backwards.items()}
+        assert torch.equal(alpha, program.run(**frame)["alpha"][0])
 
 
 def test_bytes_are_those_that_lowering_stores(tiny: Program) -> None:

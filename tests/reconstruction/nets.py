@@ -99,11 +99,23 @@ class FedBack(nn.Module):
         return alpha, alpha
 
 
+class Trimapped(nn.Module):
+    """A picture and its trimap give a matte."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 1, 1)
+
+    def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(torch.cat([image, trimap], 1)))).sigmoid()
+
+
 SHAPE = (1, 3, 16, 24)
 SIGNATURES: dict[type[nn.Module], Signature] = {
     ResNet: Signature((("x", SHAPE),), ("classes",)),
     MobileNetV2: Signature((("x", SHAPE),), ("classes",)),
     TwoInputs: Signature((("src", SHAPE), ("guide", (1, 1, 8, 12))), ("pha", "features")),
+    Trimapped: Signature((("image", SHAPE), ("trimap", (1, 1, 16, 24))), ("alpha",)),
     FedBack: Signature((("src", SHAPE), ("r1i", (1, 1, 16, 24))), ("pha", "r1o"), (StatePair("r1i", "r1o"),)),
 }
 

@@ -64,11 +64,15 @@ def count(
     the second of two, so that nothing is counted that happens once.
 
     Raises:
-        EmulationError: the target has no emulator here, or the emulator takes no plugins.
+        EmulationError: the target has no emulator here, the emulator takes no plugins, or the program takes no clips.
         LinkError: no C compiler for this machine.
     """
     if program.target.is_host:
         raise EmulationError("instructions are counted by an emulator: give a target other than host")
+    if frames is not None and find_ports(program.plan) is None:
+        raise EmulationError(
+            "the program does not make one matte of one frame: leave --input out, and noise is counted"
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plugin = build_plugin(program.emulator()[0], folder)
