@@ -100,7 +100,7 @@ class Scanner:
 
     Raises:
         ScanError: the program is not float.
-        CalibrationError, PreconditionError: clips do not fit, or nothing can be quantized.
+        CalibrationError, PreconditionError: clips do not fit, or the program cannot be prepared.
     """
 
     def __init__(self, program: Program, clips: Sequence[Tensor], seed: int = 0) -> None:
@@ -126,12 +126,18 @@ class Scanner:
 
         Raises:
             OptionError: a precision has bits that quantizers do not have.
-            ScanError: a precision cannot be read, there are fewer than two, or no choice is within the budget.
+            ScanError: a precision cannot be read, there are fewer than two, nothing can be quantized, or no choice is
+                within the budget.
         """
         bits = [parse_precision(text) for text in dict.fromkeys(precisions)]
         if len(bits) < 2:
             raise ScanError(f"precisions {','.join(precisions)}: give two or more, such as w4a8,w8a8")
         wholes = {str(precision): self._quantized(precision) for precision in bits}
+        if not regions_of(next(iter(wholes.values()))):
+            raise ScanError(
+                f"{self.program.name}: there is no convolution to quantize; linear layers become such by "
+                "linear-to-convolution"
+            )
         if mib is not None:
             _require_room(mib * MIB, _smallest(list(wholes.values())))
         cells: list[Cell] = []
