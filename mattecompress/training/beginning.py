@@ -60,11 +60,21 @@ def origin(weights: Path) -> dict[str, Any]:
     """What a record says of weights that a run was given: name, SHA-256, and their own record.
 
     The record is looked for beside the weights, as `record.json` or under their name.
+
+    Raises:
+        TrainingError: the record cannot be read.
     """
     places = (weights.with_name("record.json"), weights.with_suffix(".json"))
     record = next((place for place in places if place.is_file()), None)
     return {
         "file": weights.name,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "record": json.loads(record.read_text()) if record else None,
+        "record": _read_record(record) if record else None,
     }
+
+
+def _read_record(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrainingError(f"{path}: holds no record of the weights beside it; mend or remove it") from error

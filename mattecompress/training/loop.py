@@ -83,7 +83,8 @@ def train(
 
     Raises:
         TrainingError: `out` holds another run, the loss is no longer finite, the seed is that of the held-out
-            clips, or the recipe wants a teacher and none is given, or the other way round.
+            clips, the recipe wants a teacher and none is given, or the other way round, or what lies beside
+            `checkpoint` or `teacher` as their record is none.
         CheckpointError: `checkpoint` or `teacher` does not fit.
         DatasetError, MediaError: `data` cannot be read.
     """
@@ -93,6 +94,7 @@ def train(
     taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:
         start = network or build_network(recipe.model, seed, checkpoint, guide)
+        begins_with = origin(checkpoint) if checkpoint else None
         run = Run(recipe, seed, world, start, data, guide)
         identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
         if data:
@@ -111,7 +113,6 @@ def train(
                 world.wait()
         if run.state.step < recipe.steps:
             return None
-        begins_with = origin(checkpoint) if checkpoint else None
         return run.finish(out, name, held_out, {"begins_with": begins_with, "taught_by": taught_by})
 
 
