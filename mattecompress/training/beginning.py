@@ -41,12 +41,20 @@ def _begin_as(model: nn.Module, teacher: nn.Module) -> None:
     model.load_state_dict({name: given.get(name, value) for name, value in own.items()})
 
 
-def build_teacher(recipe: Recipe, name: str, teacher: Path | Trainable | None) -> Trainable | None:
+def build_teacher(
+    recipe: Recipe, name: str, teacher: Path | Trainable | None, network: Trainable | None = None
+) -> Trainable | None:
     """The teacher that a recipe wants, from its weights where these are given; None where it wants none.
 
+    network: what is trained, where that is not the recipe's model; one that brings its own teacher wants no other.
+
     Raises:
-        TrainingError: the recipe wants a teacher and none is given, or the other way round.
+        TrainingError: a teacher is wanted and none is given, or the other way round.
     """
+    if isinstance(network, TrimapNetwork) and network.brings_teacher:
+        if teacher is not None:
+            raise TrainingError("the network brings its own teacher: give no other")
+        return None
     if recipe.teacher and teacher is None:
         raise TrainingError(
             f"recipe {name} learns from a teacher: give trained weights of {recipe.teacher} with --teacher"

@@ -74,7 +74,8 @@ def train(
         data: clips to train on instead of procedural ones.
         checkpoint: weights for the recipe's model to begin with; random ones otherwise.
         teacher: what a recipe with mimicking or routing compares features with: weights for its teacher, which a
-            routed network without a checkpoint also begins with, or another network.
+            routed network without a checkpoint also begins with, or another network; none for a program that
+            `attach-distillation` has given its own.
         device: such as `cpu` or `cuda:0`; by default a GPU if there is one.
         save_every: steps between checkpoints.
         stop_after: stop, with a checkpoint, once this many steps of the whole run are done.
@@ -90,7 +91,7 @@ def train(
     """
     if seed == HELD_OUT_SEED:
         raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
-    guide = build_teacher(recipe, name, teacher)
+    guide = build_teacher(recipe, name, teacher, network)
     taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:
         start = network or build_network(recipe.model, seed, checkpoint, guide)
