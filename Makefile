@@ -36,7 +36,7 @@ site: .venv/.docs docs
 
 .venv/.installed: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,vit,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[media,onnx,flow,tvm,plot,vit,dev]'
 	bash .ci/packages
 	touch $@
 

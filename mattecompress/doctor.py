@@ -13,6 +13,8 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxsim": "onnx",
+    "opencv-python-headless": "flow",
+    "matplotlib": "plot",
     "transformers": "vit",
     "apache-tvm": "tvm",
     "ziglang": "tvm",

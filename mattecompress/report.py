@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from mattecompress.errors import MissingExtraError
 from mattecompress.files import atomic_path
 
 TEMPLATE = "report.html"
-COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626")
+COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#db2777", "#4d7c0f")
+"""Of the variants in order; where there are more, they begin again."""
 GREEN = "#00b140"
 TINT, OPACITY = "#f59e0b", 0.5
 BINS = 24
@@ -139,7 +141,7 @@ def curves(variants: Sequence[VariantReport]) -> list[dict[str, str]]:
     """The error of each variant over time as the points of a line in a 100 x 40 field."""
     top = _ceiling(variants)
     drawn = []
-    for variant, colour in zip(variants, COLOURS, strict=False):
+    for variant, colour in _coloured(variants):
         across = torch.linspace(0, 100, len(variant.errors)).tolist()
         points = " ".join(
             f"{x:.2f},{40 - 40 * y / top:.2f}" for x, y in zip(across, variant.errors, strict=True)
@@ -152,9 +154,7 @@ def region_rows(variants: Sequence[VariantReport]) -> list[dict[str, Any]]:
     """Each region and, of each variant that has it, its ratio in dB and the width of a bar, in percent."""
     top = max((ratio for variant in variants for ratio in variant.regions.values() if ratio), default=1.0)
     names = dict.fromkeys(name for variant in variants for name in variant.regions)
-    measured = [
-        (variant, colour) for variant, colour in zip(variants, COLOURS, strict=False) if variant.regions
-    ]
+    measured = [(variant, colour) for variant, colour in _coloured(variants) if variant.regions]
     return [
         {
             "name": name,
@@ -195,6 +195,10 @@ def histogram(variant: str, name: str, values: Sequence[float]) -> dict[str, Any
         "width": f"{0.9 * width:.2f}",
         "bars": bars,
     }
+
+
+def _coloured(variants: Sequence[VariantReport]) -> Iterator[tuple[VariantReport, str]]:
+    return zip(variants, itertools.cycle(COLOURS))
 
 
 def _ceiling(variants: Sequence[VariantReport]) -> float:

@@ -25,6 +25,8 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings()
     assert found["torch"] == Finding("torch", False, "not installed", "pip install mattecompress")
     assert found["onnx"].mend == "pip install 'mattecompress[onnx]'"
+    assert found["opencv-python-headless"].mend == "pip install 'mattecompress[flow]'"
+    assert found["matplotlib"].mend == "pip install 'mattecompress[plot]'"
     assert found["host"] == Finding(
         "host", False, "cannot be compiled for", "pip install 'mattecompress[tvm]'"
     )

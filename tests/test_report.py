@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mattecompress.report import VariantReport, curves, marked, picture, write_report
+from mattecompress.report import VariantReport, curves, marked, picture, region_rows, write_report
 
 
 def variant(name: str, errors: list[float]) -> VariantReport:
@@ -75,3 +75,18 @@ def test_curves_span_the_field() -> None:
     assert first["points"] == "0.00,40.00 100.00,0.00"
     assert second["points"] == "0.00,20.00 100.00,20.00"
     assert first["colour"] != second["colour"]
+
+
+@pytest.mark.parametrize("count", [7, 20])
+def test_no_variant_is_left_out(count: int) -> None:
+    names = [f"v{number}" for number in range(count)]
+    variants = [replace(variant(name, [1.0, 2.0]), regions={"stem": 20.0}) for name in names]
+    assert [curve["name"] for curve in curves(variants)] == names
+    (row,) = region_rows(variants)
+    assert [bar["variant"] for bar in row["bars"]] == names
+    assert [bar["colour"] for bar in row["bars"]] == [curve["colour"] for curve in curves(variants)]
+
+
+def test_eight_variants_have_eight_colours() -> None:
+    variants = [variant(f"v{number}", [1.0, 2.0]) for number in range(8)]
+    assert len({curve["colour"] for curve in curves(variants)}) == 8

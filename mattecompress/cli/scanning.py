@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mattecompress.cli.options import (
+    ArgumentError,
     Frames,
     Json,
     ProgramPath,
@@ -19,6 +20,8 @@ from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
     from mattecompress.quantization.sensitivity import Choice, Scan
+
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def register(app: typer.Typer) -> None:
@@ -52,21 +55,15 @@ def scan(
     from mattecompress.quantization.sensitivity import Scanner
 
     if picture:
-        require_writable(picture)
+        _require_drawable(picture)
     scanned = fit_to(load_at(program, size), calibration)
     loaded = load_clips(calibration, frame_size(scanned), clips, frames)
     with progress_bar() as report:
         scanner = Scanner(scanned, [clip_inputs(scanned, clip) for clip in loaded], seed)
-        result = scanner.scan(precisions.split(","), report)
+        result = scanner.scan(precisions.split(","), report, budget)
     choice = result.within(budget)
     ends = {"largest": result.choices[0], "chosen": choice, "smallest": result.choices[-1]}
     measured = {name: (end, scanner.measure(end)) for name, end in ends.items()}
-    if picture:
-        from mattecompress.quantization.sensitivity_plot import plot_scan
-
-        plot_scan(
-            result, [(name, end.weight_bytes, error) for name, (end, error) in measured.items()], picture
-        )
     if json:
         document = {
             name: {"pipeline": end.pipeline, "measured": error} for name, (end, error) in measured.items()
@@ -74,6 +71,21 @@ def scan(
         print_json({**result.as_json(), **document})
     else:
         _print(result, measured)
+    if picture:
+        from mattecompress.quantization.sensitivity_plot import plot_scan
+
+        plot_scan(
+            result, [(name, end.weight_bytes, error) for name, (end, error) in measured.items()], picture
+        )
+
+
+def _require_drawable(picture: Path) -> None:
+    from mattecompress.quantization.sensitivity_plot import require_matplotlib
+
+    require_writable(picture)
+    if picture.suffix not in SUFFIXES:
+        raise ArgumentError(f"--picture {picture}: name a file that ends in .png, .svg or .pdf")
+    require_matplotlib()
 
 
 def _print(scan: "Scan", measured: "dict[str, tuple[Choice, float]]") -> None:

@@ -141,7 +141,7 @@ def explorer_graph(program: Program, rows: Rows) -> dict[str, Any]:
 def explorer_data(program: Program, rows: Rows, field: str, name: str) -> dict[str, Any]:
     """Model Explorer's node data: one figure of every node that has it, the worst in red."""
     results = {row["name"]: {"value": row[field]} for row in rows if row[field] is not None}
-    ends = GRADIENT[::-1] if field in WORST_SMALL or field == "bits" else GRADIENT
+    ends = GRADIENT[::-1] if field in WORST_SMALL else GRADIENT
     gradient = [{"stop": stop, "bgColor": colour} for stop, colour in enumerate(ends)]
     return {program.name: {"name": name, "results": results, "gradient": gradient}}
 

@@ -75,7 +75,7 @@ def write_page(path: Path, versions: Sequence[Version], differences: Sequence[Di
         drawings=[_drawing(program, known, rows) for program, known in zip(programs, nodes, strict=True)],
         units={key: UNITS[key] for key in SUMS},
         overlays={field: name for field, name in OVERLAYS.items() if _is_known(field, nodes)},
-        worst_small=(*WORST_SMALL, "bits", "activation_bits"),
+        worst_small=WORST_SMALL,
     )
 
 

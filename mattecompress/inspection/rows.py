@@ -15,7 +15,7 @@ from mattecompress.program import Program
 
 ERRORS = ("reference", "error", "own_error", "sqnr", "own_sqnr")
 TIMES = ("time_ms", "limit_ms", "of_limit", "time_at")
-WORST_SMALL = ("sqnr", "own_sqnr", "of_limit")
+WORST_SMALL = ("sqnr", "own_sqnr", "of_limit", "bits", "activation_bits")
 """Fields whose least value is the worst."""
 
 

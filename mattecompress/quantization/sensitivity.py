@@ -85,10 +85,8 @@ class Scan:
         """
         first, last = self.choices[0].weight_bytes, self.choices[-1].weight_bytes
         limit = (first + last) / 2 if mib is None else mib * MIB
-        for choice in self.choices:
-            if choice.weight_bytes <= limit:
-                return choice
-        raise ScanError(f"budget {mib:g} MiB: the smallest choice has {last / MIB:.3g} MiB of weights")
+        _require_room(limit, last)
+        return next(choice for choice in self.choices if choice.weight_bytes <= limit)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists, each choice with its pipeline."""
@@ -104,7 +102,7 @@ class Scanner:
 
     Raises:
         ScanError: the program is not float.
-        CalibrationError, PreconditionError: clips do not fit, or nothing can be quantized.
+        CalibrationError, PreconditionError: clips do not fit, or the program cannot be prepared.
     """
 
     def __init__(self, program: Program, clips: Sequence[Clip], seed: int = 0) -> None:
@@ -117,23 +115,39 @@ class Scanner:
         self.alpha = alpha_name(self.program)
         self.expected = self._alphas(self.program)
 
-    def scan(self, precisions: Sequence[str], progress: Progress = lambda done, total, what: None) -> Scan:
+    def scan(
+        self,
+        precisions: Sequence[str],
+        progress: Progress = lambda done, total, what: None,
+        mib: float | None = None,
+    ) -> Scan:
         """Each region alone in each of the precisions, such as `w4a8`.
+
+        mib: the budget that `Scan.within` will be asked for; one that is too small is refused before any error is
+            measured.
 
         Raises:
             OptionError: a precision has bits that quantizers do not have.
-            ScanError: a precision cannot be read, or there are fewer than two.
+            ScanError: a precision cannot be read, there are fewer than two, nothing can be quantized, or no choice is
+                within the budget.
         """
         bits = [parse_precision(text) for text in dict.fromkeys(precisions)]
         if len(bits) < 2:
             raise ScanError(f"precisions {','.join(precisions)}: give two or more, such as w4a8,w8a8")
+        wholes = {str(precision): self._quantized(precision) for precision in bits}
+        if not regions_of(next(iter(wholes.values()))):
+            raise ScanError(
+                f"{self.program.name}: there is no convolution to quantize; linear layers become such by "
+                "linear-to-convolution"
+            )
+        if mib is not None:
+            _require_room(mib * MIB, _smallest(list(wholes.values())))
         cells: list[Cell] = []
-        for number, precision in enumerate(bits):
-            whole = self._quantized(precision)
+        for number, (precision, whole) in enumerate(wholes.items()):
             regions = regions_of(whole)
             for done, (region, layers) in enumerate(regions.items(), start=1):
                 error = self.error(_only(whole, layers))
-                cells.append(Cell(region, str(precision), error, _weight_bytes(whole, layers)))
+                cells.append(Cell(region, precision, error, _weight_bytes(whole, layers)))
                 progress(number * len(regions) + done, len(bits) * len(regions), f"{region} {precision}")
         return Scan(tuple(cells), tuple(choose(cells)))
 
@@ -220,6 +234,23 @@ def _only(program: Program, layers: Sequence[fx.Node]) -> Program:
                 node.replace_input_with(call, call.all_input_nodes[0])
     copy.graph_module.recompile()
     return copy
+
+
+def _require_room(limit: float, smallest: int) -> None:
+    """Raise `ScanError` where the smallest choice has more bytes of weights than the limit."""
+    if smallest > limit:
+        raise ScanError(
+            f"budget {limit / MIB:g} MiB: the smallest choice has {smallest / MIB:.3g} MiB of weights"
+        )
+
+
+def _smallest(wholes: Sequence[Program]) -> int:
+    """Bytes of weights where each region has the precision that takes fewest, of one program for each precision."""
+    sizes = [
+        {region: _weight_bytes(whole, layers) for region, layers in regions_of(whole).items()}
+        for whole in wholes
+    ]
+    return sum(min(each[region] for each in sizes) for region in sizes[0])
 
 
 def _weight_bytes(program: Program, layers: Sequence[fx.Node]) -> int:

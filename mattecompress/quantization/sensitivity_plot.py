@@ -8,6 +8,14 @@ from mattecompress.files import atomic_path
 from mattecompress.quantization.sensitivity import MIB, Scan
 
 
+def require_matplotlib() -> None:
+    """Raise `MissingExtraError` where matplotlib is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("matplotlib", "plot") from error
+
+
 def plot_scan(scan: Scan, measured: Sequence[tuple[str, float, float]], path: Path) -> None:
     """Write a picture in the format of the path's suffix.
 
@@ -16,10 +24,9 @@ def plot_scan(scan: Scan, measured: Sequence[tuple[str, float, float]], path: Pa
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     regions = list(dict.fromkeys(cell.region for cell in scan.cells))
     figure = Figure(figsize=(12, 0.25 * len(regions) + 2), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -41,12 +41,20 @@ def _begin_as(model: nn.Module, teacher: nn.Module) -> None:
     model.load_state_dict({name: given.get(name, value) for name, value in own.items()})
 
 
-def build_teacher(recipe: Recipe, name: str, teacher: Path | Trainable | None) -> Trainable | None:
+def build_teacher(
+    recipe: Recipe, name: str, teacher: Path | Trainable | None, network: Trainable | None = None
+) -> Trainable | None:
     """The teacher that a recipe wants, from its weights where these are given; None where it wants none.
 
+    network: what is trained, where that is not the recipe's model; one that brings its own teacher wants no other.
+
     Raises:
-        TrainingError: the recipe wants a teacher and none is given, or the other way round.
+        TrainingError: a teacher is wanted and none is given, or the other way round.
     """
+    if isinstance(network, TrimapNetwork) and network.brings_teacher:
+        if teacher is not None:
+            raise TrainingError("the network brings its own teacher: give no other")
+        return None
     if recipe.teacher and teacher is None:
         raise TrainingError(
             f"recipe {name} learns from a teacher: give trained weights of {recipe.teacher} with --teacher"
@@ -60,11 +68,21 @@ def origin(weights: Path) -> dict[str, Any]:
     """What a record says of weights that a run was given: name, SHA-256, and their own record.
 
     The record is looked for beside the weights, as `record.json` or under their name.
+
+    Raises:
+        TrainingError: the record cannot be read.
     """
     places = (weights.with_name("record.json"), weights.with_suffix(".json"))
     record = next((place for place in places if place.is_file()), None)
     return {
         "file": weights.name,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "record": json.loads(record.read_text()) if record else None,
+        "record": _read_record(record) if record else None,
     }
+
+
+def _read_record(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrainingError(f"{path}: holds no record of the weights beside it; mend or remove it") from error

@@ -74,7 +74,8 @@ def train(
         data: clips to train on instead of procedural ones.
         checkpoint: weights for the recipe's model to begin with; random ones otherwise.
         teacher: what a recipe with mimicking or routing compares features with: weights for its teacher, which a
-            routed network without a checkpoint also begins with, or another network.
+            routed network without a checkpoint also begins with, or another network; none for a program that
+            `attach-distillation` has given its own.
         device: such as `cpu` or `cuda:0`; by default a GPU if there is one.
         save_every: steps between checkpoints.
         stop_after: stop, with a checkpoint, once this many steps of the whole run are done.
@@ -83,16 +84,18 @@ def train(
 
     Raises:
         TrainingError: `out` holds another run, the loss is no longer finite, the seed is that of the held-out
-            clips, or the recipe wants a teacher and none is given, or the other way round.
+            clips, the recipe wants a teacher and none is given, or the other way round, or what lies beside
+            `checkpoint` or `teacher` as their record is none.
         CheckpointError: `checkpoint` or `teacher` does not fit.
         DatasetError, MediaError: `data` cannot be read.
     """
     if seed == HELD_OUT_SEED:
         raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
-    guide = build_teacher(recipe, name, teacher)
+    guide = build_teacher(recipe, name, teacher, network)
     taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:
         start = network or build_network(recipe.model, seed, checkpoint, guide)
+        begins_with = origin(checkpoint) if checkpoint else None
         run = Run(recipe, seed, world, start, data, guide)
         identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
         if data:
@@ -111,7 +114,6 @@ def train(
                 world.wait()
         if run.state.step < recipe.steps:
             return None
-        begins_with = origin(checkpoint) if checkpoint else None
         return run.finish(out, name, held_out, {"begins_with": begins_with, "taught_by": taught_by})
 
 

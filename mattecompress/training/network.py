@@ -178,14 +178,7 @@ class ProgramNetwork:
 
     def _zero_states(self, frame: Tensor) -> dict[str, Tensor]:
         inputs = dict(zip(self.program.input_names, self.program.inputs, strict=True))
-        shape = self.program.facts(inputs[self.frame_name]).shape
-        symbols = _solve(shape, frame.shape)
-        if tuple(evaluate_size(size, symbols) for size in shape) != tuple(frame.shape):
-            wanted, given = "x".join(map(str, shape)), "x".join(map(str, frame.shape))
-            raise UnsupportedPassError(
-                f"{self.program.name}: takes frames {wanted}, the recipe gives {given}; "
-                "train before set-resolution, or choose a recipe of that size"
-            )
+        symbols = solve_sizes(self.program, frame)
         shapes = {pair.input: self.program.facts(inputs[pair.input]).shape for pair in self.program.states}
         return {
             name: frame.new_zeros([evaluate_size(size, symbols) for size in shape])
@@ -214,6 +207,23 @@ class _InwardInterpreter(fx.Interpreter):
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         values = self.run(*(inputs[name] for name in self.program.input_names))
         return dict(zip(self.program.output_names, values, strict=True))
+
+
+def solve_sizes(program: Program, frame: Tensor) -> dict[str, int]:
+    """The program's open sizes, by their symbols, where it is given such frames.
+
+    Raises:
+        UnsupportedPassError: a size is fixed and another.
+    """
+    shape = program.facts(frame_node(program)).shape
+    symbols = _solve(shape, frame.shape)
+    if tuple(evaluate_size(size, symbols) for size in shape) != tuple(frame.shape):
+        wanted, given = "x".join(map(str, shape)), "x".join(map(str, frame.shape))
+        raise UnsupportedPassError(
+            f"{program.name}: takes frames {wanted}, but is given {given}; leave its sizes open, "
+            "or choose a recipe and held-out clips of that size"
+        )
+    return symbols
 
 
 def _solve(shape: tuple[int | str, ...], sizes: torch.Size) -> dict[str, int]:

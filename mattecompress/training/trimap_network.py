@@ -11,6 +11,7 @@ from mattecompress.modules.routed_attention import TokenChoice
 from mattecompress.modules.token_router import TokenRouter
 from mattecompress.passes.attach_distillation import FEATURES, TAUGHT
 from mattecompress.program import Program
+from mattecompress.training.network import solve_sizes
 
 
 class TrimapAnswer(NamedTuple):
@@ -30,7 +31,12 @@ class TrimapAnswer(NamedTuple):
 
 
 class TrimapNetwork(ABC):
-    """A network that mattes pictures with trimaps, and whose routers are watched."""
+    """A network that mattes pictures with trimaps, and whose routers are watched.
+
+    brings_teacher: whether its answers say what a teacher of its own would.
+    """
+
+    brings_teacher = False
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -96,9 +102,11 @@ class TrimapProgramNetwork(TrimapNetwork):
     def __init__(self, program: Program) -> None:
         super().__init__(program.graph_module)
         self.program = program
+        self.brings_teacher = TAUGHT in program.output_names
         self._frame = str(frame_node(program).target)
 
     def _matte(self, frames: Tensor, trimap: Tensor) -> TrimapAnswer:
+        solve_sizes(self.program, frames)
         outputs = self.program.run(**{self._frame: frames, TRIMAP: trimap})
         features, taught = outputs.pop(FEATURES, None), outputs.pop(TAUGHT, None)
         (alpha,) = outputs.values()

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,9 @@ from typing import Any
 import pytest
 
 from mattecompress import container
+from mattecompress.files import UnwritableError
+from mattecompress.quantization import sensitivity_plot
+from mattecompress.quantization.sensitivity import Scanner
 from tests.reconstruction.nets import FedBack, Trimapped, captured
 
 Cli = Callable[..., Any]
@@ -41,7 +45,28 @@ def test_a_trimap_goes_with_each_frame(done: Cli, tmp_path: Path) -> None:
     assert {cell["precision"] for cell in document["cells"]} == {"w4a8", "w8a8"}
 
 
-def test_refuses(refused: Callable[..., str], net_file: str) -> None:
+def test_prints_its_tables_before_it_draws(cli: Cli, net_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise UnwritableError("cannot write scan.png: no space")
+
+    monkeypatch.setattr(sensitivity_plot, "require_matplotlib", lambda: None)
+    monkeypatch.setattr(sensitivity_plot, "plot_scan", full)
+    outcome = cli("scan", net_file, *WORDS, "--picture", "scan.png")
+    assert outcome.code == 2 and outcome.err == "mattecompress: cannot write scan.png: no space\n"
+    assert outcome.out.splitlines()[-1].startswith("canonicalize,")
+
+
+def test_refuses_before_it_measures(
+    refused: Callable[..., str], net_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Scanner, "error")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "the smallest choice has 0.000415 MiB" in refused("scan", net_file, *WORDS, "--budget", 0.0001)
+    assert "'mattecompress[plot]'" in refused("scan", net_file, *WORDS, "--picture", "scan.png")
+    said = refused("scan", net_file, *WORDS, "--picture", "scan.gif")
+    assert said == "--picture scan.gif: name a file that ends in .png, .svg or .pdf"
+
+
+def test_refuses(refused: Callable[..., str], net_file: str) -> None:
     assert "precision 'x': expected such as w4a8" in refused("scan", net_file, "--precisions", "x,w8a8")
     assert "is a folder" in refused("scan", net_file, "--picture", ".")

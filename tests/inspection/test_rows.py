@@ -28,3 +28,10 @@ def test_sorting_puts_the_worst_first(tiny: Program) -> None:
     assert select(rows, None, "macs")[0]["macs"] == max(row["macs"] for row in rows)
     names = [row["name"] for row in select(rows, None, "name")]
     assert names == sorted(names)
+
+
+def test_few_bits_are_the_worst(tiny: Program) -> None:
+    quantized = parse_pipeline("mse{weights=4 activations=6}").run(tiny, Context(clips=[CLIP]))
+    for field in ("bits", "activation_bits"):
+        found = [row[field] for row in select(node_rows(quantized), "op=conv2d", field)]
+        assert found == sorted(found) and found[0] < found[-1]

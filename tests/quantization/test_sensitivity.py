@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.errors import MissingExtraError
 from mattecompress.options import OptionError
 from mattecompress.passes.quantize import quantizer_of
@@ -16,6 +17,7 @@ from mattecompress.program import Program
 from mattecompress.quantization.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
 from mattecompress.quantization.sensitivity_plot import plot_scan
 from mattecompress.running.stream import Stream
+from mattecompress.signature import Signature
 from tests.reconstruction.nets import FedBack, Trimapped, captured, clips_for
 
 
@@ -133,6 +135,14 @@ def test_refuses(net: Program, scanner: Scanner) -> None:
         scanner.scan(["four", "w8a8"])
     with pytest.raises(OptionError, match="a quantizer has 2 to 8 bits"):
         scanner.scan(["w1a8", "w8a8"])
+
+
+def test_refuses_what_has_no_convolution_of_its_own() -> None:
+    signature = Signature((("src", (1, 3, 16, 24)),), ("pha",))
+    program = capture(torch.nn.AvgPool2d(2), signature, "pool")
+    scanner = Scanner(program, [torch.rand(2, 3, 16, 24)])
+    with pytest.raises(ScanError, match="pool: there is no convolution to quantize"):
+        scanner.scan(["w4a8", "w8a8"])
 
 
 def test_draws_a_picture(scan: Scan, tmp_path: Path) -> None:

@@ -86,6 +86,16 @@ def test_a_record_tells_where_a_run_began(whole_run, tmp_path: Path) -> None:
     assert origin(shipped_checkpoint("rvm-mobilenetv3"))["record"]["held_out"]["seed"] == HELD_OUT_SEED
 
 
+@pytest.mark.parametrize("text", [b"no table", b"\xff", b"[" * 100000], ids=["text", "bytes", "deep"])
+def test_names_a_damaged_record_before_it_trains(whole_run, tmp_path: Path, text: bytes) -> None:
+    weights, out = tmp_path / "begin.safetensors", tmp_path / "out"
+    weights.write_bytes(whole_run.weights.read_bytes())
+    weights.with_suffix(".json").write_bytes(text)
+    with pytest.raises(TrainingError, match=r"begin\.json: holds no record"):
+        train(TINY, out, checkpoint=weights, seed=3, held_out=FEW, quiet=True)
+    assert not out.exists()
+
+
 def test_leaves_out_what_was_not_trained(whole_run) -> None:
     model = build_model("rvm-mobilenetv3", whole_run.weights)
     assert {name.partition(".")[0] for name in model.state_dict()} == {

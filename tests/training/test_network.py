@@ -117,7 +117,7 @@ def test_program_says_what_it_cannot_do(module: RVM, program: Program) -> None:
     with pytest.raises(UnsupportedPassError, match="no segmentation pass"):
         ProgramNetwork(program).segment(frames)
     fixed = capture(module, rvm_signature("rvm-mobilenetv3", (96, 64)))
-    with pytest.raises(UnsupportedPassError, match="takes frames 1x3x96x64, the recipe gives 1x3x64x64"):
+    with pytest.raises(UnsupportedPassError, match="takes frames 1x3x96x64, but is given 1x3x64x64"):
         ProgramNetwork(fixed).matte(frames)
 
 

@@ -7,15 +7,18 @@ from statistics import mean
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mattecompress.capturing.tracing import capture
 from mattecompress.models import build_model
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.modules.routed_attention import TokenChoice
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.training.beginning import build_network
+from mattecompress.signature import Signature
+from mattecompress.training.beginning import build_network, build_teacher
 from mattecompress.training.evaluation import HeldOut
 from mattecompress.training.loop import Run, train
+from mattecompress.training.network import UnsupportedPassError
 from mattecompress.training.rates import LayerRates, parameter_groups
 from mattecompress.training.recipe import Recipe, Routing, Stage
 from mattecompress.training.recipes import find_recipe
@@ -120,6 +123,32 @@ def test_draws_depend_on_the_step_and_disturb_nobody(teacher: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Matter(nn.Module):
+    """A matte, and what attach-distillation adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 1, 1)
+
+    def forward(self, image: Tensor, trimap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.layer(torch.cat([image, trimap], 1))
+        return features.sigmoid(), features, features * 2
+
+
+def test_a_program_needs_no_teacher_but_its_own(teacher: Path, tmp_path: Path) -> None:
+    inputs = trimap_signature((64, 64), "n").inputs
+    program = capture(Matter(), Signature(inputs, ("alpha", "features", "taught")), "matter")
+    network = TrimapProgramNetwork(program)
+    assert build_teacher(find_recipe("mematte-small"), "mematte-small", None, network) is None
+    with pytest.raises(TrainingError, match="the network brings its own teacher"):
+        train(TINY, tmp_path, network=network, teacher=teacher, quiet=True)
+    with pytest.raises(UnsupportedPassError, match="takes frames nx3x64x64, but is given 2x3x80x64"):
+        network.answer(torch.rand(2, 3, 80, 64), torch.rand(2, 1, 80, 64))
+    program.keep_outputs("alpha")
+    with pytest.raises(TrainingError, match="recipe tiny learns from a teacher"):
+        train(TINY, tmp_path, name="tiny", network=TrimapProgramNetwork(program), quiet=True)
+
+
 @pytest.mark.slow
 def test_a_program_learns_from_the_teacher_beside_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -128,7 +157,7 @@ def test_a_program_learns_from_the_teacher_beside_it(tmp_path: Path) -> None:
         capture(vit, trimap_signature((64, 64), "n"), "vitmatte-tiny")
     )
     before = program.clone().state_dict()
-    recipe = replace(TINY, stages=(replace(FIRST, steps=2),), teacher="")
+    recipe = replace(TINY, stages=(replace(FIRST, steps=2),))
     record = train(recipe, tmp_path, network=TrimapProgramNetwork(program), held_out=FEW, quiet=True)
     assert 0 <= record.held_out["routed_share"] <= 1
     moved = {name for name, value in program.state_dict().items() if not torch.equal(value, before[name])}
