@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mattecompress.analysis.propagation import propagate
 from mattecompress.errors import InternalError, UserError
+from mattecompress.interface import Clip
 from mattecompress.options import format_options
 from mattecompress.program import Level, PassRecord, Program
 from mattecompress.provenance import Tracing
-from mattecompress.running.feed import Clip
 from mattecompress.verify import VerifyError, verify
 
 

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import alpha_name
 from mattecompress.memory import freed_memory_kept
 from mattecompress.models.raft import load_raft
 from mattecompress.optical_flow import dis_flow, raft_flow

@@ -51,7 +51,8 @@ def fit_to(program: "Program", source: str) -> "Program":
     Raises:
         MediaError: the clip cannot be read.
     """
-    from mattecompress.data.sources import frame_size, source_size
+    from mattecompress.data.sources import source_size
+    from mattecompress.interface import frame_size
     from mattecompress.preparation import fix_size, nearest_size
 
     if frame_size(program):

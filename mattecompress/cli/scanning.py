@@ -48,7 +48,8 @@ def scan(
 
     mattecompress scan rvm.mcg --size 144x256 --precisions w3a8,w4a8,w6a8,w8a8 --json
     """
-    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.data.sources import load_clips
+    from mattecompress.interface import frame_size
     from mattecompress.quantization.sensitivity import Scanner
 
     if picture:

@@ -115,7 +115,8 @@ def evaluate(
     mattecompress eval rvm.mcg --data videomatte_512x288/videomatte_static
     """
     from mattecompress.data.datasets.layouts import find_dataset
-    from mattecompress.data.sources import DEFAULT_FRAMES, frame_size, load_clips
+    from mattecompress.data.sources import DEFAULT_FRAMES, load_clips
+    from mattecompress.interface import frame_size
     from mattecompress.measuring import evaluation
     from mattecompress.preparation import compile_program, fix_size
 
@@ -207,7 +208,7 @@ def bench(
         return
     import torch
 
-    from mattecompress.data.sources import frame_size
+    from mattecompress.interface import frame_size
     from mattecompress.measuring.benchmark import compare
     from mattecompress.preparation import compile_program, fix_size, require_fixed_size
     from mattecompress.running.stream import Stream

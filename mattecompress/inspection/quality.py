@@ -11,9 +11,9 @@ from torch import fx
 
 from mattecompress.analysis.regions import regions_in_order
 from mattecompress.inspection.error import measure_errors
+from mattecompress.interface import Clip
 from mattecompress.program import Program
 from mattecompress.reconstruction.affine import Layer, bias_of, layers_of, quantizer_of
-from mattecompress.running.feed import Clip
 
 CALIBRATION = "calibrate-affine"
 

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 
 from mattecompress.errors import UserError
 from mattecompress.facts import Precision
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import alpha_name
 from mattecompress.passes.quantize import INPUT, WEIGHT, Quantize, conv2d, layer_path, quantizer_of
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline

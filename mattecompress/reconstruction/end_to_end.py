@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import alpha_name
 from mattecompress.modules.quantizer import SMALLEST_SCALE, FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, Numbers, absorb, insert, layers_of

@@ -7,9 +7,8 @@ from torch import Tensor, fx
 
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.interface import Clip
 from mattecompress.program import Program
-
-Clip = Tensor | Mapping[str, Tensor]
 
 
 class CalibrationError(UserError):

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mattecompress.data.sources import TRIMAP, frame_node, takes_trimap
 from mattecompress.data.trimaps import TrimapError
+from mattecompress.interface import TRIMAP, frame_node, takes_trimap
 from mattecompress.program import Program
 
 Run = Callable[..., dict[str, Tensor]]
