@@ -18,7 +18,7 @@ from mattecompress.cli.options import (
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
-    from mattecompress.quantization.sensitivity import Choice, Scan
+    from mattecompress.measuring.sensitivity import Choice, Scan
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def scan(
     """
     from mattecompress.data.sources import load_clips
     from mattecompress.interface import frame_size
-    from mattecompress.quantization.sensitivity import Scanner
+    from mattecompress.measuring.sensitivity import Scanner
 
     if picture:
         require_writable(picture)
@@ -63,7 +63,7 @@ def scan(
     ends = {"largest": result.choices[0], "chosen": choice, "smallest": result.choices[-1]}
     measured = {name: (end, scanner.measure(end)) for name, end in ends.items()}
     if picture:
-        from mattecompress.quantization.sensitivity_plot import plot_scan
+        from mattecompress.measuring.sensitivity_plot import plot_scan
 
         plot_scan(
             result, [(name, end.weight_bytes, error) for name, (end, error) in measured.items()], picture
@@ -79,7 +79,7 @@ def scan(
 
 def _print(scan: "Scan", measured: "dict[str, tuple[Choice, float]]") -> None:
     from mattecompress.cli.tables import print_table
-    from mattecompress.quantization.sensitivity import MIB
+    from mattecompress.measuring.sensitivity import MIB
 
     errors = {(cell.region, cell.precision): cell.error for cell in scan.cells}
     regions, precisions = (list(dict.fromkeys(names)) for names in zip(*errors, strict=True))

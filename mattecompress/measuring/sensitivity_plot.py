@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mattecompress.errors import MissingExtraError
 from mattecompress.files import atomic_path
-from mattecompress.quantization.sensitivity import MIB, Scan
+from mattecompress.measuring.sensitivity import MIB, Scan
 
 
 def plot_scan(scan: Scan, measured: Sequence[tuple[str, float, float]], path: Path) -> None:
