@@ -117,8 +117,8 @@ def run(
     """
     import torch
 
+    from mattecompress.matting import matte_clip
     from mattecompress.preparation import compile_program
-    from mattecompress.running.matting import matte_clip
 
     torch.set_num_threads(threads)
     require_writable(alpha, folder=not alpha.suffix)
