@@ -2,11 +2,11 @@
 
 import os
 
+from mattecompress.analysis.memory import live_bytes
 from mattecompress.analysis.propagation import program_symbols
 from mattecompress.backends import Artifact, load_backend
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
-from mattecompress.inspection.memory import live_bytes
 from mattecompress.interface import frame_node, frame_size
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
