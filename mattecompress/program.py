@@ -2,6 +2,7 @@
 
 import copy
 import enum
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -172,6 +173,13 @@ class Program:
             node = self.graph.get_attr(name)
         node.meta["facts"] = Facts(tuple(value.shape), value.dtype)
         return node
+
+    def free_path(self, path: str) -> str:
+        """The path, or with the first number behind it that no tensor or module of the program has."""
+        modules = self.graph_module.named_modules(remove_duplicate=False)
+        taken = {*self.graph_module.state_dict(), *(name for name, _ in modules)}
+        numbered = (f"{path}_{number}" for number in itertools.count(1))
+        return next(each for each in itertools.chain([path], numbered) if each not in taken)
 
     def add_module(self, name: str, module: nn.Module) -> None:
         """Put a module at a dotted path; whatever tensors stood at that path are replaced."""

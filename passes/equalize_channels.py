@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, check_bits
 from mattecompress.options import OptionError
-from mattecompress.passes.quantize import INPUT, REFINER, WEIGHT, conv2d, free_path, labels_of, layer_path
+from mattecompress.passes.quantize import INPUT, REFINER, WEIGHT, conv2d, labels_of, layer_path
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 from mattecompress.quantization.equalization import best_factors, grouped, sample_channels
@@ -140,7 +140,7 @@ def _multiply_outputs(program: Program, node: fx.Node, factors: Tensor) -> None:
 
 def _multiply_input(program: Program, node: fx.Node, factors: Tensor) -> None:
     source, home = _source(node, INPUT), program.facts(node)
-    path = free_path(program, f"{layer_path(node)}.input_factors")
+    path = program.free_path(f"{layer_path(node)}.input_factors")
     held = program.constant(path, nn.Parameter(factors.reshape(1, -1, 1, 1).clone()))
     with program.graph.inserting_before(node):
         product = program.graph.call_function(aten.mul.Tensor, (source, held))

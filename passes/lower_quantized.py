@@ -18,7 +18,7 @@ from torch import Tensor, fx
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.ops.integer import pack_int4
-from mattecompress.passes.quantize import INPUT, WEIGHT, conv2d, free_path, layer_path, quantizer_of
+from mattecompress.passes.quantize import INPUT, WEIGHT, conv2d, layer_path, quantizer_of
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 
@@ -184,7 +184,7 @@ class _Writer:
         return self.call(bias, aten.reshape.default, bias, [1, -1, 1, 1])
 
     def constant(self, name: str, value: Tensor) -> fx.Node:
-        return self.program.constant(free_path(self.program, name), value)
+        return self.program.constant(self.program.free_path(name), value)
 
     def call(self, origin: fx.Node, target: Any, *arguments: Any) -> fx.Node:
         """A call of an operator with the origin's place; shapes follow when the pass is done."""

@@ -108,7 +108,7 @@ def _shift_output(program: Program, layer: Layer, reader: fx.Node, gamma: Tensor
     bias = bias_of(reader)
     outputs = len(program.tensor(layer.call.all_input_nodes[0]))
     old = torch.zeros(outputs) if bias is None else program.tensor(bias).detach()
-    new = program.constant(_free(program, f"{layer.path}.bias"), nn.Parameter(gamma * old + beta))
+    new = program.constant(program.free_path(f"{layer.path}.bias"), nn.Parameter(gamma * old + beta))
     x, weight, *rest = reader.args
     reader.args = (x, weight, new, *rest[1:])
     reader.kwargs = {name: value for name, value in reader.kwargs.items() if name != "bias"}
@@ -123,7 +123,7 @@ def _add_constant_weights(
     bits = program.facts(reader).precision
     quantizer = FakeQuantize(QuantizerConfig(bits.weight_bits if bits else 8, symmetric=True))
     quantizer.set_affine(beta.abs(), torch.zeros((), dtype=torch.int32))
-    path = _free(program, f"{layer.path}.constant")
+    path = program.free_path(f"{layer.path}.constant")
     held = program.constant(f"{path}.weight", ones)
     program.add_module(f"{path}.weight_quantizer", quantizer)
     with program.graph.inserting_after(reader):
@@ -156,9 +156,3 @@ def _call(program: Program, origin: fx.Node, target: Any, *arguments: Any) -> fx
     node = program.graph.call_function(target, arguments)
     node.meta["facts"] = program.facts(origin).but(precision=None)
     return node
-
-
-def _free(program: Program, path: str) -> str:
-    taken = {*program.graph_module.state_dict(), *(name for name, _ in program.graph_module.named_modules())}
-    numbered = [path, *(f"{path}_{number}" for number in range(1, len(taken) + 2))]
-    return next(name for name in numbered if name not in taken)
