@@ -5,11 +5,14 @@ import enum
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, fx, nn
 
 from mattecompress.facts import FLOAT, Facts, Precision
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,17 @@ class Program:
         calls = (node for node in self.graph.nodes if node.op == "call_module")
         return [node for node in calls if isinstance(self.module(node), kind)]
 
-    def module(self, node: fx.Node) -> nn.Module:
-        """The module that a `call_module` node calls."""
-        return self.graph_module.get_submodule(str(node.target))
+    @overload
+    def module(self, node: fx.Node) -> nn.Module: ...
+
+    @overload
+    def module(self, node: fx.Node, kind: type[Kind]) -> Kind: ...
+
+    def module(self, node: fx.Node, kind: type[nn.Module] = nn.Module) -> nn.Module:
+        """The module, known to be of a kind, that a `call_module` node calls."""
+        module = self.graph_module.get_submodule(str(node.target))
+        assert isinstance(module, kind)
+        return module
 
     def facts(self, node: fx.Node) -> Facts:
         """The facts of a node."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.convolutions import bias_of, groups_of
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, check_bits
 from mattecompress.options import OptionError
@@ -22,7 +23,6 @@ from mattecompress.quantization.equalization import best_factors, grouped, sampl
 from mattecompress.quantization.precision_rules import matches_any
 
 aten = torch.ops.aten
-BIAS, GROUPS = 2, 6
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EqualizeChannels(Pass):
         for node, source in zip(layers, sources, strict=True):
             bits = self.first if node is nodes[0] else None
             precision = Precision(bits or self.weights, bits or self.activations)
-            weight = grouped(program.tensor(_source(node, WEIGHT)), _groups(node))
+            weight = grouped(program.tensor(_source(node, WEIGHT)), groups_of(node))
             factors = best_factors(seen[source], weight, precision, self.gain)
             if factors is not None:
                 changed += 1
@@ -88,16 +88,6 @@ def _source(node: fx.Node, position: int) -> fx.Node:
     source = node.args[position]
     assert isinstance(source, fx.Node)
     return source
-
-
-def _groups(node: fx.Node) -> int:
-    groups = node.args[GROUPS] if len(node.args) > GROUPS else node.kwargs.get("groups", 1)
-    assert isinstance(groups, int)
-    return groups
-
-
-def _bias(node: fx.Node) -> object:
-    return node.args[BIAS] if len(node.args) > BIAS else node.kwargs.get("bias")
 
 
 def _is_own(held: object) -> bool:
@@ -121,20 +111,20 @@ def _producer(node: fx.Node) -> fx.Node | None:
     """The convolution whose outputs a node hands on to one reader, if k can go into it."""
     if node.target is aten.relu.default and len(node.users) == 1:
         node = _source(node, INPUT)
-    bias = _bias(node) if node.target is conv2d else None
+    bias = bias_of(node) if node.target is conv2d else None
     absorbs = node.target is conv2d and len(node.users) == 1 and _is_own(node.args[WEIGHT])
     return node if absorbs and (bias is None or _is_own(bias)) else None
 
 
 def _divide_weights(program: Program, node: fx.Node, factors: Tensor) -> None:
-    weight, groups = program.tensor(_source(node, WEIGHT)), _groups(node)
+    weight, groups = program.tensor(_source(node, WEIGHT)), groups_of(node)
     weight.copy_((grouped(weight, groups) / factors.reshape(groups, 1, -1, 1)).reshape(weight.shape))
 
 
 def _multiply_outputs(program: Program, node: fx.Node, factors: Tensor) -> None:
     program.tensor(_source(node, WEIGHT)).mul_(factors.reshape(-1, 1, 1, 1))
-    bias = _bias(node)
-    if isinstance(bias, fx.Node):
+    bias = bias_of(node)
+    if bias is not None:
         program.tensor(bias).mul_(factors)
 
 

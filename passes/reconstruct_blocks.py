@@ -209,6 +209,5 @@ def _refit_activations(program: Program, context: Context) -> None:
     sources = [call.all_input_nodes[0].name for call in calls]
     seen = observe(plain, sources, context.clips, context.seed)
     for call, source in zip(calls, sources, strict=True):
-        quantizer = program.module(call)
-        assert isinstance(quantizer, FakeQuantize)
+        quantizer = program.module(call, FakeQuantize)
         fit_activations(quantizer, seen[source], "mse")

@@ -48,8 +48,7 @@ class Learned:
         self.scales: dict[str, nn.Parameter] = {}
         self._sizes: dict[str, float] = {}
         for call in calls:
-            quantizer = self.copy.module(call)
-            assert isinstance(quantizer, FakeQuantize)
+            quantizer = self.copy.module(call, FakeQuantize)
             if reads_weight(call):
                 weight = self.copy.tensor(call.all_input_nodes[0])
                 with torch.no_grad():
