@@ -1,6 +1,5 @@
 """Backends: a program in, an artifact that runs out."""
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, fx
 
-from mattecompress.errors import MissingExtraError, UserError
+from mattecompress.errors import UserError
+from mattecompress.extras import import_part
 from mattecompress.options import nearest
 from mattecompress.program import Program
 from mattecompress.running.stream import Runner
@@ -18,7 +18,6 @@ BACKENDS = {
     "onnx": "onnx:Onnx",
     "tvm": "tvm.backend:Tvm",
 }
-EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "onnxsim": "onnx", "tvm": "tvm"}
 
 
 class UnsupportedError(UserError):
@@ -77,13 +76,5 @@ def load_backend(name: str) -> Callable[..., Backend]:
     if name not in BACKENDS:
         raise UnsupportedError(f"unknown backend '{name}'{nearest(name, BACKENDS)}")
     module, _, kind = BACKENDS[name].partition(":")
-    try:
-        found: Callable[..., Backend] = getattr(
-            importlib.import_module(f"mattecompress.backends.{module}"), kind
-        )
-    except ModuleNotFoundError as error:
-        absent = (error.name or "").partition(".")[0]
-        if absent not in EXTRAS:
-            raise
-        raise MissingExtraError(absent, EXTRAS[absent]) from error
+    found: Callable[..., Backend] = getattr(import_part(f"mattecompress.backends.{module}"), kind)
     return found

@@ -29,10 +29,10 @@ from mattecompress.cli.options import parse_size
 from mattecompress.data.clips import procedural_clip
 from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
-from mattecompress.measuring.benchmark import Work, time_in_turn
 from mattecompress.preparation import compile_program
 from mattecompress.program import Program
 from mattecompress.running.stream import Runner, Stream
+from mattecompress.timing import Work, time_in_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

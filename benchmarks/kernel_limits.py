@@ -33,9 +33,9 @@ from mattecompress.backends.tvm.limits import HOST, Arithmetic, limit_probe
 from mattecompress.backends.tvm.schedule import schedule_module
 from mattecompress.capturing.tracing import capture
 from mattecompress.files import atomic_path
-from mattecompress.measuring.benchmark import Work, time_in_turn
 from mattecompress.ops.binary import choose_word, pack_weight_signs
 from mattecompress.signature import Signature
+from mattecompress.timing import Work, time_in_turn
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -25,12 +25,12 @@ from mattecompress.cli.options import parse_size
 from mattecompress.data.sources import load_clips
 from mattecompress.errors import UserError
 from mattecompress.inspection.decisions import record_decisions
-from mattecompress.measuring.benchmark import Work, time_in_turn
 from mattecompress.modules.spatial_mask import SpatialMask, compared
 from mattecompress.program import Program
 from mattecompress.running.feed import Feed
 from mattecompress.running.stream import Runner, Stream
 from mattecompress.running.watching import watch
+from mattecompress.timing import Work, time_in_turn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -126,7 +126,7 @@ def torch_compile(program: Program, threads: int) -> Run:
 def calibration_inputs(program: Program) -> Iterator[dict[str, Any]]:
     """All inputs of some frames of a procedural clip, states carried."""
     from mattecompress.data.clips import procedural_clip
-    from mattecompress.data.sources import frame_size
+    from mattecompress.interface import frame_size
 
     seen: list[dict[str, Any]] = []
 

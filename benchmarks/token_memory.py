@@ -30,10 +30,10 @@ import psutil
 import torch
 
 from mattecompress import container
+from mattecompress.analysis.memory import live_bytes
 from mattecompress.capturing.tracing import capture
 from mattecompress.cli.options import parse_size
 from mattecompress.errors import UserError
-from mattecompress.inspection.memory import live_bytes
 from mattecompress.models import build_model
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.modules.routed_attention import RoutedAttention

@@ -12,12 +12,12 @@ from mattecompress.backends import Artifact, load_backend
 from mattecompress.capturing.tracing import capture as capture_module
 from mattecompress.container import load, save
 from mattecompress.inspection.difference import Difference, diff
+from mattecompress.interface import Clip
 from mattecompress.models import build_model
 from mattecompress.models.signatures import fixed_options, model_signature
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.running.feed import Clip
 from mattecompress.signature import Signature
 
 __all__ = ["Cost", "Difference", "capture", "compile", "diff", "inspect", "load", "opt", "save"]

@@ -16,7 +16,8 @@ from mattecompress.backends.tvm.freestanding.executable import ExecutableArtifac
 from mattecompress.backends.tvm.freestanding.link import available
 from mattecompress.data.sources import SourceClip, load_clips
 from mattecompress.data.video import read_info, write_frames
-from mattecompress.measuring.evaluation import alpha_name, predict
+from mattecompress.interface import alpha_name
+from mattecompress.measuring.evaluation import predict
 from mattecompress.measuring.metrics import evaluate_clip
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.preparation import compile_program, lower

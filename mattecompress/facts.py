@@ -150,6 +150,16 @@ def size_symbols(size: int | str) -> list[str]:
     return [node.id for node in ast.walk(ast.parse(size, mode="eval")) if isinstance(node, ast.Name)]
 
 
+def size_step(size: int | str) -> int:
+    """k of an open size `k*symbol`."""
+    return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
+
+
+def nearest_multiple(size: int, step: int) -> int:
+    """The multiple of `step` nearest to a size, at least `step` itself."""
+    return max(step, round(size / step) * step)
+
+
 def _evaluate(node: ast.expr, symbols: Mapping[str, Any], text: str) -> Any:
     match node:
         case ast.Constant(value=int(value)):

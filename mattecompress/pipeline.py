@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mattecompress.analysis.propagation import propagate
 from mattecompress.errors import InternalError, UserError
+from mattecompress.interface import Clip
 from mattecompress.options import format_options
 from mattecompress.program import Level, PassRecord, Program
 from mattecompress.provenance import Tracing
-from mattecompress.running.feed import Clip
 from mattecompress.verify import VerifyError, verify
 
 
@@ -43,7 +43,6 @@ class Context:
     alphas: the true alpha of each clip, (T,1,H,W) float32 in 0..1 or None where it is unknown; empty for all unknown.
     teacher: the float program that a pass may compare with; a pipeline that begins with a float program takes that.
     seed: every random draw comes from it.
-    device: where tensors are computed.
     progress: called with (done, total, what) by long passes.
     folder: where long passes keep what they need to resume.
     """
@@ -52,7 +51,6 @@ class Context:
     alphas: Sequence[Tensor | None] = ()
     teacher: Program | None = None
     seed: int = 0
-    device: str = "cpu"
     progress: Callable[[int, int, str], None] = lambda done, total, what: None
     folder: Path | None = None
 

@@ -2,12 +2,12 @@
 
 import os
 
+from mattecompress.analysis.memory import live_bytes
 from mattecompress.analysis.propagation import program_symbols
 from mattecompress.backends import Artifact, load_backend
-from mattecompress.data.sources import frame_node, frame_size
 from mattecompress.errors import UserError
-from mattecompress.facts import evaluate_size, size_symbols
-from mattecompress.inspection.memory import live_bytes
+from mattecompress.facts import nearest_multiple, size_step
+from mattecompress.interface import frame_node, frame_size
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
 
@@ -61,10 +61,7 @@ def nearest_size(program: Program, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _nearest(axis: int | str, wanted: int) -> int:
-    if isinstance(axis, int):
-        return axis
-    step = int(evaluate_size(axis, dict.fromkeys(size_symbols(axis), 1)))
-    return max(step, round(wanted / step) * step)
+    return axis if isinstance(axis, int) else nearest_multiple(wanted, size_step(axis))
 
 
 def compile_program(

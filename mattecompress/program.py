@@ -2,13 +2,17 @@
 
 import copy
 import enum
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, fx, nn
 
 from mattecompress.facts import FLOAT, Facts, Precision
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,17 @@ class Program:
         calls = (node for node in self.graph.nodes if node.op == "call_module")
         return [node for node in calls if isinstance(self.module(node), kind)]
 
-    def module(self, node: fx.Node) -> nn.Module:
-        """The module that a `call_module` node calls."""
-        return self.graph_module.get_submodule(str(node.target))
+    @overload
+    def module(self, node: fx.Node) -> nn.Module: ...
+
+    @overload
+    def module(self, node: fx.Node, kind: type[Kind]) -> Kind: ...
+
+    def module(self, node: fx.Node, kind: type[nn.Module] = nn.Module) -> nn.Module:
+        """The module, known to be of a kind, that a `call_module` node calls."""
+        module = self.graph_module.get_submodule(str(node.target))
+        assert isinstance(module, kind)
+        return module
 
     def facts(self, node: fx.Node) -> Facts:
         """The facts of a node."""
@@ -172,6 +184,13 @@ class Program:
             node = self.graph.get_attr(name)
         node.meta["facts"] = Facts(tuple(value.shape), value.dtype)
         return node
+
+    def free_path(self, path: str) -> str:
+        """The path, or with the first number behind it that no tensor or module of the program has."""
+        modules = self.graph_module.named_modules(remove_duplicate=False)
+        taken = {*self.graph_module.state_dict(), *(name for name, _ in modules)}
+        numbered = (f"{path}_{number}" for number in itertools.count(1))
+        return next(each for each in itertools.chain([path], numbered) if each not in taken)
 
     def add_module(self, name: str, module: nn.Module) -> None:
         """Put a module at a dotted path; whatever tensors stood at that path are replaced."""

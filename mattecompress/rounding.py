@@ -71,8 +71,7 @@ def state_batch_norms(program: Program) -> int:
     """Write inference batch norms of float32 or float64 as a product and a sum, in place, and say how many."""
     calls = program.called_modules(BatchNorm2d)
     for call in calls:
-        norm = program.module(call)
-        assert isinstance(norm, BatchNorm2d)
+        norm = program.module(call, BatchNorm2d)
         scale, shift = norm.scale_and_shift()
         with program.graph.inserting_before(call):
             scaled = _with_constant(program, call, aten.mul.Tensor, call.args[0], "scale", scale)

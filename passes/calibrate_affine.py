@@ -20,15 +20,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import alpha_name
 from mattecompress.memory import freed_memory_kept
 from mattecompress.models.raft import load_raft
+from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.optical_flow import dis_flow, raft_flow
 from mattecompress.options import OptionError
 from mattecompress.passes.reconstruct_blocks import own_weights
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
-from mattecompress.reconstruction.affine import ApplyTo, Numbers, layers_of, quantizer_of
+from mattecompress.reconstruction.affine import ApplyTo, Numbers, layers_of
 from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
 from mattecompress.reconstruction.end_to_end import EndToEnd, Learned, Schedule
 from mattecompress.reconstruction.unrolled import FlowTerm, Piece, unrolled_alpha
@@ -85,7 +86,9 @@ class CalibrateAffine(Pass):
         """The program has quantized convolutions, and scales to take the numbers."""
         layers = layers_of(program)
         expect(layers, "no convolution is quantized: run quantize before calibrate-affine")
-        whole = [layer.path for layer in layers if quantizer_of(program, layer.call).config.channels is None]
+        whole = [
+            layer.path for layer in layers if program.module(layer.call, FakeQuantize).config.channels is None
+        ]
         expect(
             self.numbers == "layer" or not whole,
             f"{', '.join(whole)} has one scale for all channels: use numbers=layer, or quantize with weight-scales=channel",

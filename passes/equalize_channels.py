@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.convolutions import bias_of, groups_of
 from mattecompress.facts import Facts, Precision
 from mattecompress.modules.quantizer import FakeQuantize, check_bits
 from mattecompress.options import OptionError
-from mattecompress.passes.quantize import INPUT, REFINER, WEIGHT, conv2d, free_path, labels_of, layer_path
+from mattecompress.passes.quantize import INPUT, REFINER, WEIGHT, conv2d, labels_of, layer_path
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 from mattecompress.quantization.equalization import Channels, best_factors, grouped, sample_channels
@@ -23,7 +24,6 @@ from mattecompress.quantization.precision_rules import matches_any
 from mattecompress.side_by_side import side_by_side
 
 aten = torch.ops.aten
-BIAS, GROUPS = 2, 6
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class EqualizeChannels(Pass):
     def _factors(self, program: Program, node: fx.Node, first: fx.Node, seen: Channels) -> Tensor | None:
         bits = self.first if node is first else None
         precision = Precision(bits or self.weights, bits or self.activations)
-        weight = grouped(program.tensor(_source(node, WEIGHT)), _groups(node))
+        weight = grouped(program.tensor(_source(node, WEIGHT)), groups_of(node))
         return best_factors(seen, weight, precision, self.gain)
 
     def _takes(self, program: Program, node: fx.Node) -> bool:
@@ -92,16 +92,6 @@ def _source(node: fx.Node, position: int) -> fx.Node:
     source = node.args[position]
     assert isinstance(source, fx.Node)
     return source
-
-
-def _groups(node: fx.Node) -> int:
-    groups = node.args[GROUPS] if len(node.args) > GROUPS else node.kwargs.get("groups", 1)
-    assert isinstance(groups, int)
-    return groups
-
-
-def _bias(node: fx.Node) -> object:
-    return node.args[BIAS] if len(node.args) > BIAS else node.kwargs.get("bias")
 
 
 def _is_own(held: object) -> bool:
@@ -125,26 +115,26 @@ def _producer(node: fx.Node) -> fx.Node | None:
     """The convolution whose outputs a node hands on to one reader, if k can go into it."""
     if node.target is aten.relu.default and len(node.users) == 1:
         node = _source(node, INPUT)
-    bias = _bias(node) if node.target is conv2d else None
+    bias = bias_of(node) if node.target is conv2d else None
     absorbs = node.target is conv2d and len(node.users) == 1 and _is_own(node.args[WEIGHT])
     return node if absorbs and (bias is None or _is_own(bias)) else None
 
 
 def _divide_weights(program: Program, node: fx.Node, factors: Tensor) -> None:
-    weight, groups = program.tensor(_source(node, WEIGHT)), _groups(node)
+    weight, groups = program.tensor(_source(node, WEIGHT)), groups_of(node)
     weight.copy_((grouped(weight, groups) / factors.reshape(groups, 1, -1, 1)).reshape(weight.shape))
 
 
 def _multiply_outputs(program: Program, node: fx.Node, factors: Tensor) -> None:
     program.tensor(_source(node, WEIGHT)).mul_(factors.reshape(-1, 1, 1, 1))
-    bias = _bias(node)
-    if isinstance(bias, fx.Node):
+    bias = bias_of(node)
+    if bias is not None:
         program.tensor(bias).mul_(factors)
 
 
 def _multiply_input(program: Program, node: fx.Node, factors: Tensor) -> None:
     source, home = _source(node, INPUT), program.facts(node)
-    path = free_path(program, f"{layer_path(node)}.input_factors")
+    path = program.free_path(f"{layer_path(node)}.input_factors")
     held = program.constant(path, nn.Parameter(factors.reshape(1, -1, 1, 1).clone()))
     with program.graph.inserting_before(node):
         product = program.graph.call_function(aten.mul.Tensor, (source, held))

@@ -56,8 +56,7 @@ def _is_foldable(node: object) -> bool:
 
 
 def _fold(program: Program, convolution: fx.Node, norm_call: fx.Node) -> None:
-    norm = program.module(norm_call)
-    assert isinstance(norm, BatchNorm2d)
+    norm = program.module(norm_call, BatchNorm2d)
     scale, shift = norm.scale_and_shift()
     x, weight, bias, *rest = [*convolution.args, None][: max(3, len(convolution.args))]
     assert isinstance(weight, fx.Node)

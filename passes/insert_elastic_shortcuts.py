@@ -140,16 +140,9 @@ def _insert(program: Program, span: Span, initial: float) -> None:
     stride = stride_between(before, behind)
     assert stride is not None
     config = ElasticShortcutConfig(int(before.shape[1]), int(behind.shape[1]), stride, initial)
-    path = _free_path(program, f"{span.path}_shortcut")
+    path = program.free_path(f"{span.path}_shortcut")
     program.add_module(path, ElasticShortcut(config).train(program.graph_module.training))
     with program.graph.inserting_after(span.behind):
         call = program.graph.call_module(path, (span.behind, span.before))
     call.meta["facts"] = behind.but(precision=None)
     span.behind.replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
-
-
-def _free_path(program: Program, path: str) -> str:
-    """The path, or a numbered one where a layer that is called twice has a shortcut by that name."""
-    taken = {str(node.target) for node in program.called_modules()}
-    numbered = (f"{path}_{number}" for number in range(1, len(taken) + 2))
-    return next(name for name in (path, *numbered) if name not in taken)

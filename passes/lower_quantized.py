@@ -18,7 +18,7 @@ from torch import Tensor, fx
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.ops.integer import pack_int4
-from mattecompress.passes.quantize import INPUT, WEIGHT, conv2d, free_path, layer_path, quantizer_of
+from mattecompress.passes.quantize import INPUT, WEIGHT, conv2d, layer_path, quantizer_of
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 
@@ -41,7 +41,7 @@ class LowerQuantized(Pass):
     def requires(self, program: Program) -> None:
         """Computed tensors have one scale each; under strict, every quantized convolution has an integer form."""
         for call in program.called_modules(FakeQuantize):
-            many = _quantizer(program, call).config.channels is not None
+            many = program.module(call, FakeQuantize).config.channels is not None
             expect(
                 not many or _source(call).op == "get_attr",
                 f"@{call.target} has a scale per channel for a computed tensor, which has no lowered form: "
@@ -71,12 +71,6 @@ class LowerQuantized(Pass):
             writer.lower_readers(call)
         in_float = f"; in float: {_list(refusals)}" if refusals else ""
         return f"{len(layers)} convolutions in integers, reading {len(writer.quantized)} quantized tensors{in_float}"
-
-
-def _quantizer(program: Program, call: fx.Node) -> FakeQuantize:
-    module = program.module(call)
-    assert isinstance(module, FakeQuantize)
-    return module
 
 
 def _source(call: fx.Node) -> fx.Node:
@@ -126,7 +120,7 @@ class _Writer:
         """Replace one convolution and its bias."""
         arguments = _arguments(node)
         x, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]
-        reader, stored = _quantizer(self.program, x), _quantizer(self.program, weight)
+        reader, stored = self.program.module(x, FakeQuantize), self.program.module(weight, FakeQuantize)
         path, values = layer_path(node), self.program.tensor(_source(weight))
         geometry = [_pair(arguments[name]) for name in ("stride", "padding", "dilation")]
         scale = (reader.affine(0)[0] * stored.affine(1)[0]).detach().expand(len(values))
@@ -152,7 +146,7 @@ class _Writer:
         self.program.graph.erase_node(call)
 
     def dequantized(self, call: fx.Node) -> fx.Node:
-        module, source = _quantizer(self.program, call), _source(call)
+        module, source = self.program.module(call, FakeQuantize), _source(call)
         if source.op == "get_attr":
             return self.constant(f"{source.target}_quantized", module(self.program.tensor(source)).detach())
         operands = (self.quantize(call), module.affine(0)[0].item(), _zero_point(module))
@@ -161,7 +155,7 @@ class _Writer:
     def quantize(self, call: fx.Node) -> fx.Node:
         """The codes of what a fake quantizer reads, made once."""
         if call not in self.quantized:
-            module = _quantizer(self.program, call)
+            module = self.program.module(call, FakeQuantize)
             operands = (_source(call), module.affine(0)[0].item(), _zero_point(module), module.config.bits)
             with self.program.graph.inserting_before(call):
                 self.quantized[call] = self.call(call, matte.quantize.default, *operands)
@@ -170,7 +164,7 @@ class _Writer:
     def weight_codes(self, call: fx.Node, path: str) -> fx.Node:
         """The stored codes of a weight, once however many convolutions read it."""
         if call not in self.codes:
-            module = _quantizer(self.program, call)
+            module = self.program.module(call, FakeQuantize)
             codes = module.codes(self.program.tensor(_source(call))).detach()
             packed = codes if module.config.bits > 4 else pack_int4(codes)
             self.codes[call] = self.constant(f"{path}.weight_codes", packed)
@@ -184,7 +178,7 @@ class _Writer:
         return self.call(bias, aten.reshape.default, bias, [1, -1, 1, 1])
 
     def constant(self, name: str, value: Tensor) -> fx.Node:
-        return self.program.constant(free_path(self.program, name), value)
+        return self.program.constant(self.program.free_path(name), value)
 
     def call(self, origin: fx.Node, target: Any, *arguments: Any) -> fx.Node:
         """A call of an operator with the origin's place; shapes follow when the pass is done."""

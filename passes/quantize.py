@@ -10,7 +10,6 @@ published code. That code gives activations signed codes, which spend half of th
 quantizes the output of the last convolution, which caps alpha at 8 levels in 4 bits: neither is followed here.
 """
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -168,16 +167,6 @@ def quantizer_of(program: Program, node: object) -> FakeQuantize | None:
     return module if isinstance(module, FakeQuantize) else None
 
 
-def free_path(program: Program, path: str) -> str:
-    """The path, or with the first number behind it that no tensor or module of the program has."""
-    module = program.graph_module
-    taken = {
-        name for name, _ in [*module.named_modules(), *module.named_parameters(), *module.named_buffers()]
-    }
-    candidates = itertools.chain([path], (f"{path}_{number}" for number in itertools.count(1)))
-    return next(candidate for candidate in candidates if candidate not in taken)
-
-
 def _readers(sites: dict[fx.Node, Precision], position: int) -> dict[tuple[fx.Node, int], list[fx.Node]]:
     """Which convolutions read a tensor as their input or weight in so many bits."""
     readers: dict[tuple[fx.Node, int], list[fx.Node]] = {}
@@ -196,7 +185,7 @@ def _insert(
 
     So no block comes to depend on another that it did not depend on before.
     """
-    path = free_path(program, f"{layer_path(readers[0])}.{role}")
+    path = program.free_path(f"{layer_path(readers[0])}.{role}")
     program.add_module(path, quantizer)
     with program.graph.inserting_before(readers[0]):
         call = program.graph.call_module(path, (source,))

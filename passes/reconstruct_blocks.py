@@ -22,7 +22,6 @@ from torch import fx, nn
 from mattecompress.memory import freed_memory_kept
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.options import OptionError
-from mattecompress.passes.quantize import free_path
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
 from mattecompress.quantization.calibration import fit_activations, observe
@@ -197,7 +196,7 @@ def own_weights(program: Program) -> None:
         source = call.all_input_nodes[0]
         if len(source.users) > 1:
             copy = nn.Parameter(program.tensor(source).detach().clone())
-            path = free_path(program, str(source.target))
+            path = program.free_path(str(source.target))
             call.replace_input_with(source, program.constant(path, copy))
 
 
@@ -210,6 +209,5 @@ def _refit_activations(program: Program, context: Context) -> None:
     sources = [call.all_input_nodes[0].name for call in calls]
     seen = observe(plain, sources, context.clips, context.seed)
     for call, source in zip(calls, sources, strict=True):
-        quantizer = program.module(call)
-        assert isinstance(quantizer, FakeQuantize)
+        quantizer = program.module(call, FakeQuantize)
         fit_activations(quantizer, seen[source], "mse")

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import fx
 
 from mattecompress.analysis.propagation import program_symbols
-from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.facts import evaluate_size, nearest_multiple, size_step, size_symbols
 from mattecompress.passes.canonicalize import simplify
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
@@ -27,10 +27,10 @@ class SetResolution(Pass):
             program_symbols(program), "the program's size is already fixed: capture it again without --size"
         )
         for size, wanted, what in self._wanted(program):
-            step = _step(size)
+            step = size_step(size)
             expect(
                 wanted % step == 0,
-                f"{what} {wanted} is not a multiple of {step}: take {_nearest(wanted, step)}",
+                f"{what} {wanted} is not a multiple of {step}: take {nearest_multiple(wanted, step)}",
             )
 
     def ensures(self, program: Program) -> None:
@@ -41,7 +41,7 @@ class SetResolution(Pass):
         """Solve for the symbols, write the sizes into the inputs and let constants follow."""
         symbols = {}
         for size, wanted, _ in self._wanted(program):
-            symbols.update({symbol: wanted // _step(size) for symbol in size_symbols(size)})
+            symbols.update({symbol: wanted // size_step(size) for symbol in size_symbols(size)})
         for node in program.inputs:
             facts = program.facts(node)
             shape = tuple(evaluate_size(size, symbols) for size in facts.shape)
@@ -67,12 +67,3 @@ def _frame(program: Program) -> fx.Node:
     ]
     expect(frames, "no input has the shape of a frame, (N,C,H,W)")
     return frames[0]
-
-
-def _step(size: int | str) -> int:
-    """k of a size `k*symbol`."""
-    return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
-
-
-def _nearest(wanted: int, step: int) -> int:
-    return max(step, round(wanted / step) * step)

@@ -1,6 +1,7 @@
 """How the house is built: what is packaged, what the tables name, and which way imports may point."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -137,26 +138,56 @@ def test_pipelines_name_registered_passes(name: str) -> None:
     assert PIPELINES[name].__doc__
 
 
-LAYERS = {
-    "mattecompress.passes": ("mattecompress.backends", "mattecompress.cli", "mattecompress.api"),
-    "mattecompress.backends": ("mattecompress.passes", "mattecompress.cli", "mattecompress.api"),
-    "mattecompress.models": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
-    "mattecompress.modules": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
-    "mattecompress.ops": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
-    "mattecompress.data": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
-    "mattecompress.training": ("mattecompress.backends", "mattecompress.cli"),
-    "mattecompress.reconstruction": ("mattecompress.passes", "mattecompress.backends", "mattecompress.cli"),
-}
+ORDER = (
+    ("ops", "modules", "data"),
+    ("models",),
+    ("analysis", "binarization", "capturing", "running"),
+    ("quantization", "reconstruction"),
+    ("passes", "backends"),
+    ("measuring",),
+    ("inspection", "training"),
+    ("api",),
+    ("cli",),
+)
+"""Rooms in the order in which data goes through them."""
+STRANGERS = {"passes": ("backends",), "backends": ("passes",), "training": ("backends",)}
+"""Rooms that a room may not reach although it comes no earlier."""
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_do_not_point_backwards(layer: str) -> None:
+def forbidden(room: str) -> tuple[str, ...]:
+    """The packages that no file of a room may import, nor anything that it imports."""
+    place = next(number for number, rooms in enumerate(ORDER) if room in rooms)
+    later = [name for rooms in ORDER[place + 1 :] for name in rooms]
+    return tuple(f"mattecompress.{name}" for name in (*later, *STRANGERS.get(room, ())))
+
+
+@functools.cache
+def imported(anywhere: bool = True) -> networkx.DiGraph:
+    """Which file of the package imports which, by the names of the modules."""
+    names = {module_name(path): path for path in PACKAGE}
+    return networkx.DiGraph(
+        (name, wanted)
+        for name, path in names.items()
+        for wanted in imports(path, anywhere)
+        if wanted in names and not within(name, wanted)
+    )
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {module_name(path).split(".")[1] for path in PACKAGE if path.parent not in HOMES.values()}
+    rooms |= {name.split(".")[1] for name in HOMES if "." in name}
+    assert sorted(rooms | {"api"}) == sorted(name for names in ORDER for name in names)
+
+
+@pytest.mark.parametrize("room", [name for names in ORDER for name in names])
+def test_imports_do_not_point_backwards(room: str) -> None:
+    graph = imported()
     backwards = [
-        f"{module_name(path)} imports {name}"
-        for path in PACKAGE
-        if within(module_name(path), layer)
-        for name in imports(path)
-        if within(name, *LAYERS[layer])
+        " imports ".join(networkx.shortest_path(graph, name, wanted))
+        for name in graph
+        if within(name, f"mattecompress.{room}")
+        for wanted in sorted(networkx.descendants(graph, name))
+        if within(wanted, *forbidden(room))
     ]
     assert backwards == []
 
@@ -187,14 +218,7 @@ def test_libraries_have_one_owner(library: str) -> None:
 
 
 def test_nothing_imports_in_a_circle() -> None:
-    names = {module_name(path): path for path in PACKAGE}
-    graph = networkx.DiGraph(
-        (name, wanted)
-        for name, path in names.items()
-        for wanted in imports(path, anywhere=False)
-        if wanted in names and not within(name, wanted)
-    )
-    circles = networkx.simple_cycles(graph, length_bound=6)
+    circles = networkx.simple_cycles(imported(anywhere=False), length_bound=6)
     assert next(circles, None) is None
 
 

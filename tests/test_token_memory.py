@@ -15,7 +15,7 @@ import pytest
 
 from mattecompress import container
 from mattecompress.analysis.attention import find_attention
-from mattecompress.inspection.memory import live_bytes
+from mattecompress.analysis.memory import live_bytes
 from tests.conftest import ROOT
 
 pytest.importorskip("transformers")

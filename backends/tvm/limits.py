@@ -17,7 +17,7 @@ from tvm import te, tirx
 from mattecompress.backends.tvm.kernels.intrinsics import accumulate, count_bytes, multiplication, multiply
 from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.backends.tvm.targets import find_target
-from mattecompress.measuring.benchmark import Work
+from mattecompress.timing import Work
 
 HOST = find_target("host")
 STEPS, REPEATS = 2048, 256

@@ -24,10 +24,11 @@ from mattecompress.backends.tvm.backend import SharedObject
 from mattecompress.backends.tvm.calls import kernel_calls, nodes_of
 from mattecompress.backends.tvm.compile import arrange, compile_host, lower
 from mattecompress.backends.tvm.limits import ARITHMETICS, COPIES, HOST, Arithmetic, copy_probe, limit_probe
-from mattecompress.measuring.benchmark import Work, time_in_turn
+from mattecompress.interface import Clip
 from mattecompress.program import Program
-from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.feed import Feed
 from mattecompress.running.stream import FedBack
+from mattecompress.timing import Work, time_in_turn
 
 aten, matte = torch.ops.aten, torch.ops.matte
 BINARY = {

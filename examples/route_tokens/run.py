@@ -18,11 +18,11 @@ from mattecompress.data.clips import procedural_clip
 from mattecompress.data.trimaps import make_trimap
 from mattecompress.data.video import write_frames
 from mattecompress.inspection.rows import node_rows
+from mattecompress.matting import matte_clip
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.models.vitmatte import ViTMatte, configuration
 from mattecompress.modules.token_router import TokenRouter
 from mattecompress.program import Program
-from mattecompress.running.matting import matte_clip
 from mattecompress.running.watching import Watched
 
 SIZE = (256, 384)

@@ -1,1 +1,1 @@
-"""What a program says of itself without being changed: shapes, costs, regions, scopes, attention."""
+"""What a program says of itself without being changed: shapes, costs, regions, scopes, attention, memory."""

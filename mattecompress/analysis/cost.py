@@ -83,10 +83,6 @@ class Totals:
     paper_size_mib: float
     activation_mib: float
 
-    def gflops_at(self, density: float) -> float:
-        """`paper_gflops` where masks are set at this share of the positions, 0 to 1."""
-        return self.paper_gflops - (1 - density) * self.masked_gflops
-
 
 @dataclass(frozen=True)
 class Cost:

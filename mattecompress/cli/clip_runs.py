@@ -27,7 +27,7 @@ def fit_all(programs: "Sequence[Program]", source: str) -> "list[Program]":
     Raises:
         ResolutionError: another is fixed at another size. MediaError: the clip cannot be read.
     """
-    from mattecompress.data.sources import frame_size
+    from mattecompress.interface import frame_size
     from mattecompress.preparation import fix_size
 
     size = next(filter(None, map(frame_size, programs)), None)
@@ -36,8 +36,8 @@ def fit_all(programs: "Sequence[Program]", source: str) -> "list[Program]":
 
 def errors_of(program: "Program", source: str, reference: Path | None, frames: int) -> "dict[str, NodeError]":
     """Against the program in a file, or against the same without quantizers."""
-    from mattecompress.data.sources import frame_size
     from mattecompress.inspection.error import without_quantizers
+    from mattecompress.interface import frame_size
     from mattecompress.preparation import fix_size
 
     size = frame_size(program)
@@ -67,6 +67,7 @@ def clip_for(program: "Program", source: str, frames: int | None) -> "SourceClip
     Raises:
         FrameInputError: the program takes no single frame. DatasetError, MediaError: the clip cannot be read.
     """
-    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.data.sources import load_clips
+    from mattecompress.interface import frame_size
 
     return next(iter(load_clips(source, frame_size(program), 1, frames)))

@@ -52,7 +52,8 @@ def fit_to(program: "Program", source: str) -> "Program":
     Raises:
         MediaError: the clip cannot be read.
     """
-    from mattecompress.data.sources import frame_size, source_size
+    from mattecompress.data.sources import source_size
+    from mattecompress.interface import frame_size
     from mattecompress.preparation import fix_size, nearest_size
 
     if frame_size(program):
@@ -117,8 +118,8 @@ def run(
     """
     import torch
 
+    from mattecompress.matting import composite_path, matte_clip
     from mattecompress.preparation import compile_program
-    from mattecompress.running.matting import composite_path, matte_clip
 
     torch.set_num_threads(threads)
     for place in (alpha, composite_path(alpha)) if composite else (alpha,):

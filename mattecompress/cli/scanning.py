@@ -19,7 +19,7 @@ from mattecompress.cli.options import (
 from mattecompress.cli.running import fit_to, load_at
 
 if TYPE_CHECKING:
-    from mattecompress.quantization.sensitivity import Choice, Scan
+    from mattecompress.measuring.sensitivity import Choice, Scan
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -51,8 +51,9 @@ def scan(
 
     mattecompress scan rvm.mcg --size 144x256 --precisions w3a8,w4a8,w6a8,w8a8 --json
     """
-    from mattecompress.data.sources import clip_inputs, frame_size, load_clips
-    from mattecompress.quantization.sensitivity import Scanner
+    from mattecompress.data.sources import clip_inputs, load_clips
+    from mattecompress.interface import frame_size
+    from mattecompress.measuring.sensitivity import Scanner
 
     if picture:
         _require_drawable(picture)
@@ -72,7 +73,7 @@ def scan(
     else:
         _print(result, measured)
     if picture:
-        from mattecompress.quantization.sensitivity_plot import plot_scan
+        from mattecompress.measuring.sensitivity_plot import plot_scan
 
         plot_scan(
             result, [(name, end.weight_bytes, error) for name, (end, error) in measured.items()], picture
@@ -80,7 +81,7 @@ def scan(
 
 
 def _require_drawable(picture: Path) -> None:
-    from mattecompress.quantization.sensitivity_plot import require_matplotlib
+    from mattecompress.measuring.sensitivity_plot import require_matplotlib
 
     require_writable(picture)
     if picture.suffix not in SUFFIXES:
@@ -90,7 +91,7 @@ def _require_drawable(picture: Path) -> None:
 
 def _print(scan: "Scan", measured: "dict[str, tuple[Choice, float]]") -> None:
     from mattecompress.cli.tables import print_table
-    from mattecompress.quantization.sensitivity import MIB
+    from mattecompress.measuring.sensitivity import MIB
 
     errors = {(cell.region, cell.precision): cell.error for cell in scan.cells}
     regions, precisions = (list(dict.fromkeys(names)) for names in zip(*errors, strict=True))

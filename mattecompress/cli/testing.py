@@ -58,7 +58,8 @@ def frame_to_time(program: "Program", source: str | None) -> "list[Tensor]":
     """
     import torch
 
-    from mattecompress.data.sources import SourceClip, clip_inputs, frame_size
+    from mattecompress.data.sources import SourceClip, clip_inputs
+    from mattecompress.interface import frame_size
 
     if source:
         clip = clip_for(program, source, 2)
@@ -145,7 +146,8 @@ def evaluate(
     mattecompress eval rvm.mcg --data videomatte_512x288/videomatte_static
     """
     from mattecompress.data.datasets.layouts import find_dataset
-    from mattecompress.data.sources import DEFAULT_FRAMES, frame_size, load_clips
+    from mattecompress.data.sources import DEFAULT_FRAMES, load_clips
+    from mattecompress.interface import frame_size
     from mattecompress.measuring import evaluation
     from mattecompress.preparation import compile_program, fix_size
 
@@ -246,7 +248,7 @@ def bench(
         return
     import torch
 
-    from mattecompress.data.sources import frame_size
+    from mattecompress.interface import frame_size
     from mattecompress.measuring.benchmark import compare
     from mattecompress.preparation import compile_program, fix_size, require_fixed_size
     from mattecompress.running.stream import Stream

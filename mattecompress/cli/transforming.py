@@ -258,7 +258,8 @@ def calibration_clips(
     source: str, program: "Program", pipeline: "Pipeline", clips: int, frames: int
 ) -> "list[SourceClip]":
     """Clips at the program's size, or at that which the pipeline gives it."""
-    from mattecompress.data.sources import frame_size, load_clips
+    from mattecompress.data.sources import load_clips
+    from mattecompress.interface import frame_size
     from mattecompress.passes.set_resolution import SetResolution
 
     fixed = [step for step in pipeline.passes if isinstance(step, SetResolution)]

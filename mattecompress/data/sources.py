@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from mattecompress.data.clips import MIN_SIDE, procedural_clip
 from mattecompress.data.datasets.footage import Footage
@@ -14,17 +14,11 @@ from mattecompress.data.datasets.layouts import find_dataset, split_source
 from mattecompress.data.frames import MediaError, Size
 from mattecompress.data.trimaps import TrimapError, make_trimap
 from mattecompress.data.video import is_video, read_frames, read_size
-from mattecompress.errors import UserError
+from mattecompress.interface import TRIMAP, Clip, frame_node, takes_trimap
 from mattecompress.program import Program
-from mattecompress.running.feed import Clip
 
 DEFAULT_SIZE = (144, 256)
 DEFAULT_FRAMES = 24
-TRIMAP = "trimap"
-
-
-class FrameInputError(UserError):
-    """A program does not take exactly one frame, or a frame and a trimap, besides its states."""
 
 
 @dataclass(frozen=True)
@@ -103,35 +97,6 @@ def absolute_source(source: str) -> str:
     return f"{layout.name}:{path.resolve()}" if layout else str(path.resolve())
 
 
-def frame_node(program: Program) -> fx.Node:
-    """The input (1,3,H,W) that is no state; a trimap may stand behind it.
-
-    Raises:
-        FrameInputError: there is another input besides the states, or the first is no frame.
-    """
-    states = {state.input for state in program.states}
-    inputs = [node for node in program.inputs if node.target not in states]
-    if not inputs or [node.target for node in inputs[1:]] not in ([], [TRIMAP]):
-        names = ", ".join(str(node.target) for node in inputs) or "none"
-        raise FrameInputError(
-            f"{program.name} has to take one input (1,3,H,W) besides its states, it takes {names}: "
-            "name recurrent states with --state when you capture it, and a second input 'trimap'"
-        )
-    shape = program.facts(inputs[0]).shape
-    if len(shape) != 4 or shape[1] != 3:
-        text = ",".join(map(str, shape))
-        raise FrameInputError(
-            f"{program.name} takes {inputs[0].target} ({text}), and a frame is (1,3,H,W): "
-            "capture a network of RGB pictures"
-        )
-    return inputs[0]
-
-
-def takes_trimap(program: Program) -> bool:
-    """Whether the program takes a trimap (1,1,H,W), 0 background, 1 foreground, with each frame."""
-    return TRIMAP in program.input_names
-
-
 def clip_inputs(program: Program, clip: SourceClip) -> Clip:
     """What a clip feeds to the program: its frames, or also the trimap of its alpha.
 
@@ -146,16 +111,6 @@ def clip_inputs(program: Program, clip: SourceClip) -> Clip:
             "use procedural clips or a data set with alpha"
         )
     return {str(frame_node(program).target): clip.frames, TRIMAP: make_trimap(clip.alpha)}
-
-
-def frame_size(program: Program) -> Size | None:
-    """(height, width) of the program's frame; None while it is open.
-
-    Raises:
-        FrameInputError: the program takes no single frame.
-    """
-    height, width = program.facts(frame_node(program)).shape[-2:]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _videos_in(path: Path) -> list[Path]:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.analysis.propagation import program_symbols
-from mattecompress.data.sources import frame_node
 from mattecompress.inspection.alignment import align
 from mattecompress.inspection.error import Values
+from mattecompress.interface import Clip, frame_node
 from mattecompress.pipeline import Context, Pipeline
 from mattecompress.preparation import fix_size
 from mattecompress.program import Level, Program
-from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.feed import Feed
 from mattecompress.running.watching import Watched
 from mattecompress.text import print_node
 

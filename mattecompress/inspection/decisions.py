@@ -15,10 +15,11 @@ from torch import Tensor, fx
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
 from mattecompress.binarization.masking import RESIZES, masked_nodes
 from mattecompress.errors import UserError
+from mattecompress.interface import Clip
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.modules.spatial_mask import SpatialMask
 from mattecompress.program import Program
-from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.feed import Feed
 from mattecompress.running.watching import watch
 
 DERIVED = (*RESIZES, torch.ops.aten.max_pool2d.default, torch.ops.matte.mask_tiles.default)

@@ -102,11 +102,6 @@ class Difference:
     totals_after: dict[str, float] | None
     alignment: Alignment
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether both programs hold the same nodes, doing the same."""
-        return not self.nodes
-
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists."""
         return asdict(self)

@@ -16,10 +16,11 @@ from torch import Tensor, fx
 
 from mattecompress.errors import UserError
 from mattecompress.inspection.alignment import Alignment, align
+from mattecompress.interface import Clip
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.error import decibels
-from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.feed import Feed
 from mattecompress.running.watching import Watched
 
 Values = dict[str, Tensor]

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from mattecompress.analysis.convolutions import bias_of
 from mattecompress.analysis.regions import regions_in_order
 from mattecompress.inspection.error import measure_errors
+from mattecompress.interface import Clip
+from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.program import Program
-from mattecompress.reconstruction.affine import Layer, bias_of, layers_of, quantizer_of
-from mattecompress.running.feed import Clip
+from mattecompress.reconstruction.affine import Layer, layers_of
 
 CALIBRATION = "calibrate-affine"
 
@@ -66,7 +68,7 @@ def affine_numbers(before: Program, after: Program) -> AffineNumbers:
 
 
 def _scale(program: Program, layer: Layer) -> torch.Tensor:
-    return quantizer_of(program, layer.call).scale.abs()
+    return program.module(layer.call, FakeQuantize).scale.abs()
 
 
 def _bias(program: Program, reader: fx.Node) -> torch.Tensor:

@@ -27,7 +27,7 @@ def write_quality_report(
     programs: by the name that the page calls them. reference: float, of the same size, inputs and states.
 
     Raises:
-        CalibrationError, ResolutionError, NoTruthError: a program cannot take the clip, or has no alpha.
+        CalibrationError, ResolutionError, MatteOutputError: a program cannot take the clip, or has no alpha.
     """
     truth, _ = predict(reference, reference.run, clip)
     variants = []

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mattecompress.analysis.cost import Cost, cost, layer_precision
+from mattecompress.analysis.memory import live_bytes
 from mattecompress.inspection.description import kind_of, short_kind
 from mattecompress.inspection.error import NodeError
-from mattecompress.inspection.memory import live_bytes
 from mattecompress.inspection.query import parse_query, sort_rows
 from mattecompress.inspection.times import NodeTime
 from mattecompress.program import Program

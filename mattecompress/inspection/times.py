@@ -22,10 +22,10 @@ from mattecompress.backends import load_backend
 from mattecompress.errors import UserError
 from mattecompress.files import atomic_path
 from mattecompress.inspection.decisions import NoDecisionError, record_decisions
+from mattecompress.interface import Clip
 from mattecompress.preparation import lower, require_fixed_size
 from mattecompress.program import Program
 from mattecompress.provenance import origins
-from mattecompress.running.feed import Clip
 from mattecompress.text import print_program
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import torch
 
 from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.errors import UserError
+from mattecompress.interface import alpha_name
 from mattecompress.measuring.metrics import evaluate_clip
 from mattecompress.preparation import fix_size
 from mattecompress.program import Program
@@ -44,6 +45,7 @@ def evaluate(
 
     Raises:
         NoTruthError: a clip has no alpha and there is no reference.
+        MatteOutputError: no output of a program can be a matte.
         ResolutionError, PreconditionError: a program cannot take the clip's size.
     """
     results, frames = [], []
@@ -70,6 +72,7 @@ def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tens
     Raises:
         ResolutionError, PreconditionError: the program cannot take the clip's size.
         TrimapError: the program takes a trimap, and the clip's alpha is unknown.
+        MatteOutputError: none of its outputs can be a matte.
     """
     height, width = clip.frames.shape[-2:]
     stream = Stream(fix_size(program, (height, width)), run)
@@ -77,21 +80,6 @@ def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tens
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
     foreground = torch.cat([output["fgr"] for output in outputs]) if "fgr" in program.output_names else None
     return alpha, foreground
-
-
-def alpha_name(program: Program) -> str:
-    """The output that is the matte: `pha`, `alpha`, or the first output with one channel.
-
-    Raises:
-        NoTruthError: no output has one channel.
-    """
-    for name in ("pha", "alpha"):
-        if name in program.output_names:
-            return name
-    singles = [name for name, node in program.outputs.items() if program.facts(node).shape[1:2] == (1,)]
-    if not singles:
-        raise NoTruthError(f"{program.name} has no one-channel output: {', '.join(program.output_names)}")
-    return singles[0]
 
 
 def _truth(clip: SourceClip, reference: Program | None) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,6 +1,5 @@
 """Networks to capture, by name, and the weights that ship with the package."""
 
-import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from mattecompress.errors import MissingExtraError, UserError
+from mattecompress.errors import UserError
+from mattecompress.extras import import_part
 from mattecompress.models.checkpoints import CheckpointError, load_checkpoint
 from mattecompress.options import nearest
 
@@ -26,7 +26,6 @@ MODELS = {
     "vitmatte-small": "vitmatte:small",
     "vitmatte-tiny": "vitmatte:tiny",
 }
-EXTRAS = {"transformers": "vit"}
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SHIPPED = {"bivm": "bivm-small.safetensors", "rvm-mobilenetv3": "rvm-small.safetensors"}
 
@@ -65,13 +64,7 @@ def _find_builder(name: str) -> Callable[..., nn.Module]:
     if name not in MODELS:
         raise UnknownModelError(f"no model is called '{name}'{nearest(name, MODELS)}")
     module, _, builder = MODELS[name].partition(":")
-    try:
-        found: Callable[..., nn.Module] = getattr(importlib.import_module(f"{__name__}.{module}"), builder)
-    except ModuleNotFoundError as error:
-        absent = (error.name or "").partition(".")[0]
-        if absent not in EXTRAS:
-            raise
-        raise MissingExtraError(absent, EXTRAS[absent]) from error
+    found: Callable[..., nn.Module] = getattr(import_part(f"{__name__}.{module}"), builder)
     return found
 
 

@@ -14,9 +14,10 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, fx
 
+from mattecompress.interface import Clip
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program
-from mattecompress.running.feed import Clip, Feed
+from mattecompress.running.feed import Feed
 from mattecompress.running.watching import Progress, watch
 
 POWER = 2.4

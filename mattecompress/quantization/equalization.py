@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from mattecompress.facts import Precision
+from mattecompress.interface import Clip
 from mattecompress.modules.quantizer import QuantizerConfig
 from mattecompress.program import Program
 from mattecompress.quantization.calibration import collect, fitted
-from mattecompress.running.feed import Clip
 from mattecompress.running.watching import Progress
 
 EXPONENTS = (0.25, 0.5, 0.75, 1.0)

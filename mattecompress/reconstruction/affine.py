@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.convolutions import bias_of, groups_of
 from mattecompress.modules.quantizer import FakeQuantize, QuantizerConfig
 from mattecompress.program import Program
 
@@ -44,22 +45,9 @@ def layers_of(program: Program) -> list[Layer]:
     return [layer for layer in layers if all(map(_is_absorbing, layer.readers))]
 
 
-def quantizer_of(program: Program, call: fx.Node) -> FakeQuantize:
-    """The quantizer that a layer's weights go through."""
-    quantizer = program.module(call)
-    assert isinstance(quantizer, FakeQuantize)
-    return quantizer
-
-
 def _is_absorbing(node: fx.Node) -> bool:
     bias = bias_of(node)
     return node.target is conv2d and (bias is None or bias.op == "get_attr")
-
-
-def bias_of(node: fx.Node) -> fx.Node | None:
-    """What holds a convolution's bias, if it has one."""
-    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-    return bias if isinstance(bias, fx.Node) else None
 
 
 def insert(
@@ -91,7 +79,7 @@ def insert(
 def absorb(program: Program, layer: Layer, gamma: Tensor, beta: Tensor, apply_to: ApplyTo) -> None:
     """Change the layer as learned, with weights that nothing else reads."""
     gamma, beta = (number.reshape(-1) if number.ndim else number for number in (gamma, beta))
-    quantizer = quantizer_of(program, layer.call)
+    quantizer = program.module(layer.call, FakeQuantize)
     weight = program.tensor(layer.call.all_input_nodes[0])
     codes = quantizer.codes(weight)
     quantizer.scale.copy_(quantizer.scale.abs() * gamma)
@@ -108,7 +96,7 @@ def _shift_output(program: Program, layer: Layer, reader: fx.Node, gamma: Tensor
     bias = bias_of(reader)
     outputs = len(program.tensor(layer.call.all_input_nodes[0]))
     old = torch.zeros(outputs) if bias is None else program.tensor(bias).detach()
-    new = program.constant(_free(program, f"{layer.path}.bias"), nn.Parameter(gamma * old + beta))
+    new = program.constant(program.free_path(f"{layer.path}.bias"), nn.Parameter(gamma * old + beta))
     x, weight, *rest = reader.args
     reader.args = (x, weight, new, *rest[1:])
     reader.kwargs = {name: value for name, value in reader.kwargs.items() if name != "bias"}
@@ -118,12 +106,12 @@ def _add_constant_weights(
     program: Program, layer: Layer, reader: fx.Node, beta: Tensor, shape: tuple[int, ...]
 ) -> None:
     """Add the convolution with every weight beta; one output channel will do where all read the same inputs."""
-    groups = int(_argument(reader, 6, "groups", 1))
+    groups = groups_of(reader)
     ones = nn.Parameter(torch.full((1 if groups == 1 else shape[0], *shape[1:]), float(beta)))
     bits = program.facts(reader).precision
     quantizer = FakeQuantize(QuantizerConfig(bits.weight_bits if bits else 8, symmetric=True))
     quantizer.set_affine(beta.abs(), torch.zeros((), dtype=torch.int32))
-    path = _free(program, f"{layer.path}.constant")
+    path = program.free_path(f"{layer.path}.constant")
     held = program.constant(f"{path}.weight", ones)
     program.add_module(f"{path}.weight_quantizer", quantizer)
     with program.graph.inserting_after(reader):
@@ -144,10 +132,6 @@ def _let_others_read(old: fx.Node, new: fx.Node, stays: fx.Node) -> None:
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not stays)
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
 def _rest(node: fx.Node) -> dict[str, Any]:
     return {name: value for name, value in node.kwargs.items() if name != "bias"}
 
@@ -156,9 +140,3 @@ def _call(program: Program, origin: fx.Node, target: Any, *arguments: Any) -> fx
     node = program.graph.call_function(target, arguments)
     node.meta["facts"] = program.facts(origin).but(precision=None)
     return node
-
-
-def _free(program: Program, path: str) -> str:
-    taken = {*program.graph_module.state_dict(), *(name for name, _ in program.graph_module.named_modules())}
-    numbered = [path, *(f"{path}_{number}" for number in range(1, len(taken) + 2))]
-    return next(name for name in numbered if name not in taken)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import alpha_name
 from mattecompress.modules.quantizer import SMALLEST_SCALE, FakeQuantize
 from mattecompress.program import Program
 from mattecompress.reconstruction.affine import SMALLEST_GAMMA, ApplyTo, Numbers, absorb, insert, layers_of
@@ -49,8 +49,7 @@ class Learned:
         self.scales: dict[str, nn.Parameter] = {}
         self._sizes: dict[str, float] = {}
         for call in calls:
-            quantizer = self.copy.module(call)
-            assert isinstance(quantizer, FakeQuantize)
+            quantizer = self.copy.module(call, FakeQuantize)
             if reads_weight(call):
                 weight = self.copy.tensor(call.all_input_nodes[0])
                 with torch.no_grad():

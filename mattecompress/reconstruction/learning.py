@@ -74,10 +74,10 @@ class Learner:
         if stage.rounding_rate:
             for call in unit.quantizers(program, of_weights=True):
                 weight = program.tensor(call.all_input_nodes[0])
-                self.roundings[call] = LearnedRounding(_quantizer(program, call), weight)
+                self.roundings[call] = LearnedRounding(program.module(call, FakeQuantize), weight)
         if stage.scale_rate:
             calls = unit.quantizers(program, of_weights=False)
-            self.scales = [_quantizer(program, call).scale for call in calls]
+            self.scales = [program.module(call, FakeQuantize).scale for call in calls]
         self.module = unit_module(program, unit, self._replace)
 
     @property
@@ -181,12 +181,6 @@ class Learner:
         if mixed and isinstance(quantizer, FakeQuantize):
             return _SometimesQuantized(quantizer, self.stage.keep, self.samples.generator)
         return replacement(self.stage.form, self.program)(node)
-
-
-def _quantizer(program: Program, call: fx.Node) -> FakeQuantize:
-    module = program.module(call)
-    assert isinstance(module, FakeQuantize)
-    return module
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:

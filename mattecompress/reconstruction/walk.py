@@ -178,8 +178,7 @@ def _tensors(program: Program, unit: Unit) -> dict[str, Tensor]:
     weights = [call.all_input_nodes[0] for call in unit.quantizers(program, of_weights=True)]
     named = {str(node.target): program.tensor(node) for node in weights}
     for call in unit.quantizers(program, of_weights=False):
-        quantizer = program.module(call)
-        assert isinstance(quantizer, FakeQuantize)
+        quantizer = program.module(call, FakeQuantize)
         named[f"{call.target}.scale"] = quantizer.scale
     return named
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.errors import UserError
-from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.facts import evaluate_size, size_step, size_symbols
+from mattecompress.interface import Clip
 from mattecompress.program import Program
-
-Clip = Tensor | Mapping[str, Tensor]
 
 
 class CalibrationError(UserError):
@@ -110,7 +109,7 @@ class Feed:
 
     def _symbols(self, clip: int) -> dict[str, int]:
         return {
-            symbol: have // _step(want)
+            symbol: have // size_step(want)
             for node, value in zip(self._frames, self.clips[clip].values(), strict=True)
             for have, want in zip((1, *value.shape[1:]), self.program.facts(node).shape, strict=True)
             for symbol in size_symbols(want)
@@ -136,10 +135,5 @@ def check_finite(value: Tensor, clip: str) -> None:
             )
 
 
-def _step(size: int | str) -> int:
-    """k of an open size `k*symbol`."""
-    return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
-
-
 def _fits(have: int, want: int | str) -> bool:
-    return have == want if isinstance(want, int) else have % _step(want) == 0
+    return have == want if isinstance(want, int) else have % size_step(want) == 0

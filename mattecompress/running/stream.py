@@ -7,10 +7,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mattecompress.data.sources import TRIMAP, frame_node, takes_trimap
 from mattecompress.data.trimaps import TrimapError
+from mattecompress.interface import TRIMAP, Clip, frame_node, takes_trimap
 from mattecompress.program import Program
-from mattecompress.running.feed import Clip
 
 Run = Callable[..., dict[str, Tensor]]
 """Takes every input and gives every output by name."""

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from mattecompress.data.sources import frame_node
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.interface import frame_node
 from mattecompress.models.rvm import lay_out
 from mattecompress.passes.attach_mimicking import COARSE, MASK, tap_names
 from mattecompress.program import Program

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mattecompress.data.sources import TRIMAP, frame_node
+from mattecompress.interface import TRIMAP, frame_node
 from mattecompress.modules.routed_attention import TokenChoice
 from mattecompress.modules.token_router import TokenRouter
 from mattecompress.passes.attach_distillation import FEATURES, TAUGHT

@@ -8,8 +8,8 @@ import pytest
 
 from mattecompress import container
 from mattecompress.files import UnwritableError
-from mattecompress.quantization import sensitivity_plot
-from mattecompress.quantization.sensitivity import Scanner
+from mattecompress.measuring import sensitivity_plot
+from mattecompress.measuring.sensitivity import Scanner
 from tests.reconstruction.nets import FedBack, Trimapped, captured
 
 Cli = Callable[..., Any]

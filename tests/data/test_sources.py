@@ -2,25 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from mattecompress.capturing.tracing import capture
 from mattecompress.data.clips import procedural_clip
 from mattecompress.data.datasets.footage import DatasetError
 from mattecompress.data.frames import MediaError, to_bytes
-from mattecompress.data.sources import (
-    DEFAULT_SIZE,
-    FrameInputError,
-    absolute_source,
-    frame_node,
-    frame_size,
-    load_clips,
-    procedural_seed,
-    source_size,
-)
+from mattecompress.data.sources import DEFAULT_SIZE, absolute_source, load_clips, procedural_seed, source_size
 from mattecompress.data.video import read_frames, write_frames
-from mattecompress.program import Program
-from mattecompress.signature import Signature
 from tests.data.datasets.folders import composed, videomatte
 
 
@@ -89,27 +76,6 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
                 list(load_clips(str(tmp_path / name), None, clips, 2))
         with pytest.raises(MediaError, match=name):
             source_size(str(tmp_path / name))
-
-
-def test_frame_size(tiny: Program, tiny_open: Program) -> None:
-    assert frame_size(tiny) == (12, 16)
-    assert frame_size(tiny_open) is None
-    assert frame_node(tiny).target == "src"
-
-
-def test_programs_that_take_no_single_frame(tiny: Program) -> None:
-    stateless = tiny.clone()
-    stateless.states = ()
-    with pytest.raises(FrameInputError, match=r"it takes src, r1i: name recurrent states with --state"):
-        frame_size(stateless)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 8, 12), (1, 4, 8, 12), (3, 8, 12)])
-def test_programs_whose_frame_is_no_picture(shape: tuple[int, ...]) -> None:
-    program = capture(nn.Sigmoid(), Signature((("x", shape),), ("alpha",)), "sigmoid")
-    text = ",".join(map(str, shape))
-    with pytest.raises(FrameInputError, match=rf"sigmoid takes x \({text}\), and a frame is \(1,3,H,W\)"):
-        frame_node(program)
 
 
 def test_a_data_set_of_composed_clips(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mattecompress import api
-from mattecompress.data.sources import clip_inputs, frame_size, load_clips
+from mattecompress.data.sources import clip_inputs, load_clips
 from mattecompress.inspection.decisions import Decisions, record_decisions
 from mattecompress.inspection.difference import Difference, diff
 from mattecompress.inspection.history import load_history
@@ -17,6 +17,7 @@ from mattecompress.inspection.history_page import write_history_page
 from mattecompress.inspection.page import Version, write_page
 from mattecompress.inspection.recording import Recorder
 from mattecompress.inspection.rows import node_rows
+from mattecompress.interface import frame_size
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program

@@ -4,14 +4,7 @@ import pytest
 import torch
 
 from mattecompress.data.sources import SourceClip, load_clips
-from mattecompress.measuring.evaluation import (
-    METRICS,
-    Evaluation,
-    NoTruthError,
-    alpha_name,
-    evaluate,
-    predict,
-)
+from mattecompress.measuring.evaluation import METRICS, Evaluation, NoTruthError, evaluate, predict
 from mattecompress.pipeline import PreconditionError
 from mattecompress.preparation import ResolutionError, fix_size, nearest_size
 from mattecompress.program import Program
@@ -94,15 +87,3 @@ def test_nearest_size(tiny: Program, tiny_open: Program) -> None:
     assert nearest_size(tiny_open, (271, 480)) == (272, 480)
     assert nearest_size(tiny_open, (1, 1)) == (2, 2)
     assert nearest_size(tiny, (271, 480)) == (12, 16)
-
-
-def test_alpha_name(tiny: Program) -> None:
-    assert alpha_name(tiny) == "pha"
-    other = tiny.clone()
-    other.output_names = ("a", "b", "r1o")
-    assert alpha_name(other) == "b"
-    foreground, _, state = other.outputs.values()
-    other.graph.output_node().args = ((foreground, state),)
-    other.output_names = ("a", "r1o")
-    with pytest.raises(NoTruthError, match="tiny has no one-channel output: a, r1o"):
-        alpha_name(other)

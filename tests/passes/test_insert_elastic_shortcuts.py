@@ -80,6 +80,22 @@ def test_before_and_after_binarizing_are_the_same(tiny: Program) -> None:
     assert torch.equal(first.run(**inputs)["pha"], second.run(**inputs)["pha"])
 
 
+def test_a_layer_that_is_called_a_shortcut_already_keeps_its_weights() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.conv_shortcut = nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + self.conv_shortcut(x)
+
+    program = program_of(Net())
+    result = InsertElasticShortcuts(initial=0.0, **EVERYTHING)(program).program
+    assert list(shortcuts(result)) == ["conv_shortcut_1", "conv_shortcut_shortcut"]
+    x = torch.randn(1, 4, 6, 7)
+    assert torch.equal(result.run(x=x)["y"], program.run(x=x)["y"])
+
+
 def test_trains_its_factors_and_prints_and_parses(tiny: Program) -> None:
     program = InsertElasticShortcuts(**EVERYTHING)(tiny).program
     assert program.level is Level.TRAINABLE

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mattecompress.data.sources import FrameInputError
+from mattecompress.interface import FrameInputError
 from mattecompress.program import Program
 from mattecompress.running.stream import Stream
 

@@ -92,14 +92,6 @@ def clamp(value: Expression, low: float | None, high: float | None) -> Expressio
     return value if high is None else tirx.min(value, like(value, high))
 
 
-def round_half_even(value: Expression) -> Expression:
-    """The nearest integer, as a float, of |x| < 2**22; ties go to the even one.
-
-    `tirx.nearbyint` gives the same but keeps some code generators from vectorising what follows.
-    """
-    return fence(value + constant(ROUND_SHIFT)) - constant(ROUND_SHIFT)
-
-
 def relu(value: Expression) -> Expression:
     """max(x, 0)."""
     return clamp(value, 0.0, None)

@@ -83,10 +83,6 @@ class LibraryArtifact:
         """The files it consists of."""
         return self.path, self.header
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
-        """Copy library and header into a folder and return their paths."""
-        return tuple(_copy(path, folder) for path in self.paths)
-
 
 @dataclass(frozen=True)
 class ExecutableArtifact:
@@ -170,10 +166,6 @@ class ExecutableArtifact:
             raise ExecutableError(f"{self.path.name} runs on {self.target.name} only: {wanted}")
         return [emulator, "-cpu", self.target.emulated_cpu or "max"]
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
-        """Copy the program into a folder and return its path."""
-        return (_copy(self.path, folder),)
-
 
 def emit_executable(
     module: tvm.IRModule,
@@ -250,14 +242,6 @@ def prepare(
     sources = write_library(folder, name, target, plan, phases)
     compiled.write(folder / OBJECT)
     return plan, sources, compiled
-
-
-def _copy(path: Path, folder: Path) -> Path:
-    result = folder / path.name
-    if result.resolve() != path.resolve():
-        with atomic_path(result) as temporary:
-            shutil.copy(path, temporary)
-    return result
 
 
 def check_input(spec: TensorSpec, value: Tensor | None) -> Tensor:

@@ -124,12 +124,6 @@ def test_the_same_program_twice_is_the_same_bytes(module, on_host, tmp_path):
     assert again.path.read_bytes() == on_host.path.read_bytes()
 
 
-def test_save_copies_the_program(on_host, tmp_path, inputs):
-    (path,) = on_host.save(tmp_path)
-    assert path == tmp_path / "gru-net"
-    assert subprocess.run([path, "--help"], capture_output=True, check=False).returncode == 0
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

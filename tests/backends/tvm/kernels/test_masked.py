@@ -17,11 +17,11 @@ from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.capturing.tracing import capture
-from mattecompress.measuring.benchmark import time_in_turn
 from mattecompress.ops import masked
 from mattecompress.ops.binary import WORDS, pack_weight_signs
 from mattecompress.program import StatePair
 from mattecompress.signature import Signature
+from mattecompress.timing import time_in_turn
 from tests.backends.tvm import calls
 from tests.backends.tvm.arm import check_emulated
 from tests.backends.tvm.harness import Kernel, build, make_kernel, run_here

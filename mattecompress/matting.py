@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import MediaError, composite
-from mattecompress.data.sources import frame_size, load_clips, procedural_seed, takes_trimap
+from mattecompress.data.sources import load_clips, procedural_seed
 from mattecompress.data.trimaps import make_trimap, read_trimaps
 from mattecompress.data.video import open_writer, read_frames, read_info
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import alpha_name, frame_size, takes_trimap
 from mattecompress.preparation import require_fixed_size
 from mattecompress.program import Program
 from mattecompress.running.stream import Runner, Stream

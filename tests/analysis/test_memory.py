@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor, nn
 
+from mattecompress.analysis.memory import live_bytes
 from mattecompress.capturing.tracing import capture
-from mattecompress.inspection.memory import live_bytes
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program

@@ -21,12 +21,11 @@ from torch import Tensor, fx
 
 from mattecompress.errors import UserError
 from mattecompress.facts import Precision
-from mattecompress.measuring.evaluation import alpha_name
+from mattecompress.interface import Clip, alpha_name
 from mattecompress.passes.quantize import INPUT, WEIGHT, Quantize, conv2d, layer_path, quantizer_of
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
-from mattecompress.running.feed import Clip
 from mattecompress.running.stream import Stream
 from mattecompress.running.watching import Progress
 

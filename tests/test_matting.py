@@ -10,11 +10,11 @@ from mattecompress.data.frames import MediaError, to_bytes
 from mattecompress.data.sources import clip_inputs, load_clips
 from mattecompress.data.trimaps import TrimapError
 from mattecompress.data.video import read_frames, write_frames
+from mattecompress.matting import matte_clip
 from mattecompress.measuring.evaluation import predict
 from mattecompress.models.signatures import trimap_signature
 from mattecompress.preparation import ResolutionError, fix_size
 from mattecompress.program import Program
-from mattecompress.running.matting import matte_clip
 from mattecompress.running.stream import Stream
 
 

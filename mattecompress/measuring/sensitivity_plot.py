@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mattecompress.errors import MissingExtraError
 from mattecompress.files import atomic_path
-from mattecompress.quantization.sensitivity import MIB, Scan
+from mattecompress.measuring.sensitivity import MIB, Scan
 
 
 def require_matplotlib() -> None:

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mattecompress.capturing.tracing import capture
 from mattecompress.errors import MissingExtraError
+from mattecompress.measuring.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
+from mattecompress.measuring.sensitivity_plot import plot_scan
 from mattecompress.options import OptionError
 from mattecompress.passes.quantize import quantizer_of
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Program
-from mattecompress.quantization.sensitivity import PREPARE, Cell, Scan, ScanError, Scanner, choose, conv2d
-from mattecompress.quantization.sensitivity_plot import plot_scan
 from mattecompress.running.stream import Stream
 from mattecompress.signature import Signature
 from tests.reconstruction.nets import FedBack, Trimapped, captured, clips_for
