@@ -67,7 +67,7 @@ class EqualizeChannels(Pass):
         seen = sample_channels(program, sources, context.clips, context.seed, context.progress)
         factors = side_by_side(
             lambda pair: self._factors(program, pair[0], nodes[0], seen[pair[1]]),
-            zip(layers, sources, strict=True),
+            list(zip(layers, sources, strict=True)),
         )
         changed = [(node, found) for node, found in zip(layers, factors, strict=True) if found is not None]
         absorbed = sum(_scale_channels(program, node, found) for node, found in changed)

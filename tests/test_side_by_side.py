@@ -28,6 +28,11 @@ def test_as_many_at_a_time_as_torch_has_threads() -> None:
     assert torch.get_num_threads() == 2
 
 
+def test_fewer_items_get_more_threads_each() -> None:
+    assert side_by_side(lambda item: torch.get_num_threads(), [None]) == [2]
+    assert side_by_side(lambda item: item, []) == []
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 def test_records_gradients_as_the_caller_does(recorded: bool) -> None:
     weight = torch.ones(3, requires_grad=True)

@@ -4,7 +4,7 @@ A state input reads what its output was on the frame before. Where the unit that
 that is what it was when the whole program ran over the clips in the same form, before any unit was changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
@@ -14,9 +14,9 @@ from mattecompress.reconstruction.forms import Form, replacement
 from mattecompress.reconstruction.store import Store, Value
 from mattecompress.reconstruction.units import Unit, cut_units, unit_module, whole_unit
 from mattecompress.running.feed import CalibrationError, Feed
+from mattecompress.side_by_side import side_by_side
 
 Place = tuple[int, int]
-Watch = Callable[[Place, Sequence[Value]], None]
 
 
 class Prefix:
@@ -38,24 +38,29 @@ class Prefix:
             self.run(whole_unit(program))
 
     @torch.no_grad()
-    def run(self, unit: Unit, watch: Watch = lambda place, outputs: None) -> None:
+    def run(self, unit: Unit) -> None:
         """Compute a unit on every frame, states carried through each clip, and keep what it yields.
 
         Raises:
             CalibrationError: a value is not finite.
         """
         module = unit_module(self.program, unit, self._replace)
-        for place in self.feed.places:
-            outputs = module(*self.inputs(unit, place))
-            for node, value in zip(unit.outputs, outputs, strict=True):
-                if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
-                    clip, frame = place
-                    raise CalibrationError(
-                        f"%{node.name} holds values that are not finite on frame {frame + 1} of clip {clip + 1}: "
-                        "check the clips and the weights"
-                    )
-                self.store.put(self._key(node, place), value)
-            watch(place, outputs)
+
+        def run_clip(clip: int) -> None:
+            for frame in range(self.feed.length(clip)):
+                self._keep(unit, (clip, frame), module(*self.inputs(unit, (clip, frame))))
+
+        side_by_side(run_clip, range(len(self.feed)))
+
+    def _keep(self, unit: Unit, place: Place, outputs: Sequence[Value]) -> None:
+        for node, value in zip(unit.outputs, outputs, strict=True):
+            if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+                clip, frame = place
+                raise CalibrationError(
+                    f"%{node.name} holds values that are not finite on frame {frame + 1} of clip {clip + 1}: "
+                    "check the clips and the weights"
+                )
+            self.store.put(self._key(node, place), value)
 
     def inputs(self, unit: Unit, place: Place) -> list[Value]:
         """What a unit reads on one frame."""

@@ -1,6 +1,7 @@
-"""Values of many frames: in memory up to a limit, beyond it in files."""
+"""Values of many frames: in memory up to a limit, beyond it in files. Threads may put and drop at the same time."""
 
 import itertools
+import threading
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Store:
         self.used = 0
         self._values: dict[Hashable, Value | Path] = {}
         self._numbers = itertools.count()
+        self._lock = threading.Lock()
 
     def put(self, key: Hashable, value: Value) -> None:
         """Keep a value, in place of an older one of the same key."""
@@ -30,9 +32,11 @@ class Store:
             self._values[key] = value
             return
         value = value.detach().contiguous()
-        if self.used + value.nbytes <= self.limit:
+        with self._lock:
+            fits = self.used + value.nbytes <= self.limit
+            self.used += value.nbytes if fits else 0
+        if fits:
             self._values[key] = value.clone()
-            self.used += value.nbytes
             return
         path = self.folder / f"{next(self._numbers)}.safetensors"
         safetensors.torch.save_file({"value": value}, path)
@@ -47,7 +51,8 @@ class Store:
         """Forget a key, if it is there."""
         value = self._values.pop(key, None)
         if isinstance(value, Tensor):
-            self.used -= value.nbytes
+            with self._lock:
+                self.used -= value.nbytes
         elif isinstance(value, Path):
             value.unlink()
 

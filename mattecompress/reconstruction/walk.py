@@ -166,10 +166,10 @@ def _change(outcome: Outcome) -> str:
 
 def _measured(position: int, exact: Prefix, rounded: Prefix) -> float:
     """Run the unit in its rounded form and compare."""
-    error, unit = Error(), exact.units[position]
-    rounded.run(
-        rounded.units[position], lambda place, outputs: error.add(outputs, exact.outputs(unit, place))
-    )
+    error, unit, own = Error(), exact.units[position], rounded.units[position]
+    rounded.run(own)
+    for place in rounded.feed.places:
+        error.add(rounded.outputs(own, place), exact.outputs(unit, place))
     return error.ratio
 
 
