@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for executable in mark.args:
                 if shutil.which(executable) is None:
                     item.add_marker(pytest.mark.skip(reason=f"{executable} is not on PATH"))
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Lets a test choose how many threads torch may use; behind it there is one again."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

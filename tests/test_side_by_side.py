@@ -1,7 +1,7 @@
 """Work side by side: in order, as in the calling thread, and the threads are given back."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,11 +10,8 @@ from mattecompress.side_by_side import side_by_side
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def two_threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
 
 
 def test_as_many_at_a_time_as_torch_has_threads() -> None:

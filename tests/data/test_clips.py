@@ -32,17 +32,11 @@ def test_frames_do_not_depend_on_how_many_are_asked():
         assert torch.equal(getattr(short, part), getattr(long, part)[:2])
 
 
-def test_same_seed_and_index_give_the_same_bytes_with_any_number_of_threads():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = procedural_clip(7, 3, 2, 48, 64)
-        torch.set_num_threads(3)
-        np.random.seed(5)
-        other = procedural_clip(7, 3, 2, 48, 64)
-    finally:
-        torch.set_num_threads(before)
-    assert same(one, other)
+def test_same_seed_and_index_give_the_same_bytes_with_any_number_of_threads(set_threads):
+    one = procedural_clip(7, 3, 2, 48, 64)
+    set_threads(3)
+    np.random.seed(5)
+    assert same(one, procedural_clip(7, 3, 2, 48, 64))
 
 
 def test_seeds_and_indices_give_different_clips():

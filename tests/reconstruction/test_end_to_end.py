@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -59,15 +61,14 @@ def test_goes_back_to_the_best_epoch(quantized: Program) -> None:
     assert work.losses[-1] > after
 
 
-def test_learns_the_same_with_any_number_of_threads(quantized: Program) -> None:
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            learned = Learned(quantized, "output")
-            schedule = Schedule(1, 2, RATE, FlowTerm(0.0), 0)
-            EndToEnd(learned, pieces(quantized), schedule, Checkpoints(None, "", "")).learn(lambda *_: None)
-            found.append(learned.parameters)
-    finally:
-        torch.set_num_threads(threads)
+def test_learns_the_same_with_any_number_of_threads(
+    quantized: Program, set_threads: Callable[[int], None]
+) -> None:
+    found = []
+    for count in (1, 2):
+        set_threads(count)
+        learned = Learned(quantized, "output")
+        schedule = Schedule(1, 2, RATE, FlowTerm(0.0), 0)
+        EndToEnd(learned, pieces(quantized), schedule, Checkpoints(None, "", "")).learn(lambda *_: None)
+        found.append(learned.parameters)
     assert all(torch.equal(found[0][name], value) for name, value in found[1].items())

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,26 +58,16 @@ def test_units_cover_the_program_in_order(kind: type[nn.Module]) -> None:
         done |= set(unit.nodes)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Convolutions add up in another order where threads share them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("limit", [0, 1 << 30])
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.usefixtures("one_thread")
 def test_yields_what_the_program_yields(
-    kind: type[nn.Module], limit: int, threads: int, tmp_path: Path
+    kind: type[nn.Module], limit: int, threads: int, set_threads: Callable[[int], None], tmp_path: Path
 ) -> None:
     """States carried, also one that an earlier unit reads than makes; values in memory or in files; clips in turn or not."""
     program, feed = quantized(kind)
     seen = Recorder(program, feed).seen
-    torch.set_num_threads(threads)
+    set_threads(threads)
     store = Store(limit, tmp_path)
     prefix = Prefix(program, "quantized", feed, store)
     for position, unit in enumerate(prefix.units):
