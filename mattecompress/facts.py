@@ -2,7 +2,7 @@
 
 import ast
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,6 +153,15 @@ def size_symbols(size: int | str) -> list[str]:
 def size_step(size: int | str) -> int:
     """k of an open size `k*symbol`."""
     return int(evaluate_size(size, dict.fromkeys(size_symbols(size), 1)))
+
+
+def solve_symbols(shape: Iterable[int | str], actual: Iterable[int]) -> dict[str, int]:
+    """The symbols of a shape whose open sizes are `k*symbol`, from actual sizes; parts of a step are dropped."""
+    return {
+        symbol: have // size_step(size)
+        for size, have in zip(shape, actual, strict=True)
+        for symbol in size_symbols(size)
+    }
 
 
 def nearest_multiple(size: int, step: int) -> int:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import fx
 
 from mattecompress.analysis.propagation import program_symbols
-from mattecompress.facts import evaluate_size, nearest_multiple, size_step, size_symbols
+from mattecompress.facts import evaluate_size, nearest_multiple, size_step, solve_symbols
 from mattecompress.passes.canonicalize import simplify
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
@@ -39,9 +39,8 @@ class SetResolution(Pass):
 
     def apply(self, program: Program, context: Context) -> str | None:
         """Solve for the symbols, write the sizes into the inputs and let constants follow."""
-        symbols = {}
-        for size, wanted, _ in self._wanted(program):
-            symbols.update({symbol: wanted // size_step(size) for symbol in size_symbols(size)})
+        wanted = self._wanted(program)
+        symbols = solve_symbols([size for size, _, _ in wanted], [value for _, value, _ in wanted])
         for node in program.inputs:
             facts = program.facts(node)
             shape = tuple(evaluate_size(size, symbols) for size in facts.shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress.errors import UserError
-from mattecompress.facts import evaluate_size, size_step, size_symbols
+from mattecompress.facts import evaluate_size, size_step, solve_symbols
 from mattecompress.interface import Clip
 from mattecompress.program import Program
 
@@ -108,12 +108,10 @@ class Feed:
             check_finite(value, name)
 
     def _symbols(self, clip: int) -> dict[str, int]:
-        return {
-            symbol: have // size_step(want)
-            for node, value in zip(self._frames, self.clips[clip].values(), strict=True)
-            for have, want in zip((1, *value.shape[1:]), self.program.facts(node).shape, strict=True)
-            for symbol in size_symbols(want)
-        }
+        symbols: dict[str, int] = {}
+        for node, value in zip(self._frames, self.clips[clip].values(), strict=True):
+            symbols |= solve_symbols(self.program.facts(node).shape, (1, *value.shape[1:]))
+        return symbols
 
 
 def _why_no_tensor(clip: object) -> str:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from mattecompress.errors import UserError
-from mattecompress.facts import evaluate_size, size_symbols
+from mattecompress.facts import evaluate_size, solve_symbols
 from mattecompress.interface import frame_node
 from mattecompress.models.rvm import lay_out
 from mattecompress.passes.attach_mimicking import COARSE, MASK, tap_names
@@ -216,22 +216,13 @@ def solve_sizes(program: Program, frame: Tensor) -> dict[str, int]:
         UnsupportedPassError: a size is fixed and another.
     """
     shape = program.facts(frame_node(program)).shape
-    symbols = _solve(shape, frame.shape)
+    symbols = solve_symbols(shape, frame.shape)
     if tuple(evaluate_size(size, symbols) for size in shape) != tuple(frame.shape):
         wanted, given = "x".join(map(str, shape)), "x".join(map(str, frame.shape))
         raise UnsupportedPassError(
             f"{program.name}: takes frames {wanted}, but is given {given}; leave its sizes open, "
             "or choose a recipe and held-out clips of that size"
         )
-    return symbols
-
-
-def _solve(shape: tuple[int | str, ...], sizes: torch.Size) -> dict[str, int]:
-    """The symbols of a frame's shape, whose sizes are `k*symbol`, from actual sizes."""
-    symbols: dict[str, int] = {}
-    for size, actual in zip(shape, sizes, strict=True):
-        for symbol in size_symbols(size):
-            symbols[symbol] = actual // evaluate_size(size, {symbol: 1})
     return symbols
 
 

@@ -50,13 +50,12 @@ from mattecompress.backends.tvm.kernels.window import (
 )
 from mattecompress.backends.tvm.schedules.stages import child_blocks
 from mattecompress.ops.integer import unpack_weight
+from mattecompress.ops.reproducible import ROUND_SHIFT
 
 RESULT = "integer_result"
 WORD = 4
-ROUND_SHIFT = 12582912.0
-"""1.5 * 2**23: a float32 of this size has no bits left for fractions."""
 SHIFT_BITS = 0x4B400000
-"""Its bits as an int32."""
+"""The bits of `ROUND_SHIFT` as an int32."""
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 LOADED_COST = {1: 1.63, 2: 1.25, 4: 1.19, 8: 1.17}
 """Instructions for a `sdot` and its share of loads, by words loaded together, in a tile of 4 by 4 vectors."""
