@@ -32,7 +32,7 @@ class Artifact(ABC):
         """All outputs from all inputs, by name."""
 
     @abstractmethod
-    def save(self, folder: Path) -> tuple[Path, ...]:
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write the artifact's files into a folder and return their paths."""
 
     def over_clips(self) -> Runner:

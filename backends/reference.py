@@ -32,9 +32,9 @@ class ReferenceArtifact(Artifact):
         """All outputs from all inputs, by name."""
         return self.stated.run(**inputs)
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write the program as a `.mcg` file."""
-        path = folder / f"{self.program.name}.mcg"
+        path = Path(folder) / f"{self.program.name}.mcg"
         container.save(self.program, path)
         return (path,)
 

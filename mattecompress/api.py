@@ -26,7 +26,7 @@ __all__ = ["Cost", "Difference", "capture", "compile", "diff", "inspect", "load"
 def capture(
     model: str | nn.Module,
     signature: Signature | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     size: tuple[int, int] | None = None,
     ratio: float = 1,
     **options: Any,
@@ -46,12 +46,16 @@ def capture(
                 "a module needs a signature: mattecompress.signature.Signature(inputs, outputs, states)"
             )
         return capture_module(model, signature, type(model).__name__.lower())
-    network = build_model(model, checkpoint, **options)
+    network = build_model(model, Path(checkpoint) if checkpoint else None, **options)
     return capture_module(network, model_signature(model, size, ratio), model, fixed_options(model, ratio))
 
 
 def opt(
-    program: Program, pipeline: str, clips: Sequence[Clip] = (), seed: int = 0, folder: Path | None = None
+    program: Program,
+    pipeline: str,
+    clips: Sequence[Clip] = (),
+    seed: int = 0,
+    folder: str | Path | None = None,
 ) -> Program:
     """Run a pipeline's text over a program.
 
@@ -61,7 +65,8 @@ def opt(
     Raises:
         PipelineError, OptionError, PreconditionError
     """
-    return parse_pipeline(pipeline).run(program, Context(clips=clips, seed=seed, folder=folder))
+    kept = Path(folder) if folder else None
+    return parse_pipeline(pipeline).run(program, Context(clips=clips, seed=seed, folder=kept))
 
 
 def compile(program: Program, backend: str = "reference", **options: Any) -> Artifact:

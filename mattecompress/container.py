@@ -26,7 +26,7 @@ class ContainerError(UserError):
     """A `.mcg` file is missing, damaged or of another format."""
 
 
-def save(program: Program, path: Path, input_hash: str = "") -> None:
+def save(program: Program, path: str | Path, input_hash: str = "") -> None:
     """Write a program to a `.mcg` file, whole or not at all.
 
     input_hash: digest of the file that the program was captured from, kept in the manifest.
@@ -34,6 +34,7 @@ def save(program: Program, path: Path, input_hash: str = "") -> None:
     Raises:
         UnwritableError: the file cannot be written.
     """
+    path = Path(path)
     manifest = {
         "format": FORMAT_VERSION,
         "program": program.name,
@@ -51,7 +52,7 @@ def save(program: Program, path: Path, input_hash: str = "") -> None:
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
 
 
-def load(path: Path) -> Program:
+def load(path: str | Path) -> Program:
     """Read a `.mcg` file.
 
     Members are stored, never compressed, so a file cannot unfold into more than it holds.
@@ -59,6 +60,7 @@ def load(path: Path) -> Program:
     Raises:
         ContainerError: the file is missing, damaged, or not a program.
     """
+    path = Path(path)
     members = _read_members(path)
     try:
         manifest = _read_manifest(path, members)

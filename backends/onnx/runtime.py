@@ -78,13 +78,13 @@ class OnnxArtifact(Artifact):
         """With the states left in ONNX Runtime, where their sizes are known."""
         return BoundClip(self) if all(map(_is_fixed, self.session.get_inputs())) else self.run
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write `NAME.onnx` into a folder.
 
         Raises:
             UnwritableError: the folder cannot be made or written.
         """
-        path = folder / f"{self.name}.onnx"
+        path = Path(folder) / f"{self.name}.onnx"
         with atomic_path(path) as temporary:
             temporary.write_bytes(self.data)
         return (path,)

@@ -49,7 +49,7 @@ class SharedObject(Artifact):
         """A stream of its own."""
         return self.library.open()
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write the library for TVM's runtime into a folder.
 
         Raises:
@@ -57,7 +57,7 @@ class SharedObject(Artifact):
         """
         linker = find_linker(self.target, self.linker)
         library = compile_host(self.module, self.target)
-        return (library.save(folder / f"{self.program.name}.so", self.target, linker),)
+        return (library.save(Path(folder) / f"{self.program.name}.so", self.target, linker),)
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Freestanding(Artifact):
             return self.link(folder)
         return emit_library(self.module, self.program, self.target, folder, self.program.name, self.linker)
 
-    def save(self, folder: Path) -> tuple[Path, ...]:
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write the program, or the library and its header, into a folder."""
-        return self.write(folder).paths
+        return self.write(Path(folder)).paths
 
 
 @dataclass(frozen=True)
