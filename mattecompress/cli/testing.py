@@ -139,6 +139,9 @@ def evaluate(
 ) -> None:
     """Measure accuracy: the clip's own alpha, or what a reference program yields, is the truth.
 
+    A program that takes a trimap is also measured as pictures are, by Composition-1K's SAD, MSE, Grad and Conn over what
+    the trimap leaves unknown.
+
     mattecompress eval w8a8.mcg --reference rvm.mcg --data clip.mp4 --json
 
     mattecompress eval rvm.mcg --size 144x256 --data procedural:7
@@ -164,7 +167,8 @@ def evaluate(
     else:
         from mattecompress.cli.tables import print_table
 
-        rows = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
+        unknown = {f"{name}, unknown region": value for name, value in result.unknown.items()}
+        rows = [(name, f"{value:.4f}") for name, value in (result.metrics | unknown).items()]
         print_table(f"{program}: {result.frames} frames", ("metric", "mean"), rows, 1)
 
 

@@ -1,16 +1,18 @@
 """How well a program mattes: the papers' video metrics over clips."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from mattecompress.data.frames import to_bytes
 from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.errors import UserError
-from mattecompress.interface import alpha_name
-from mattecompress.measuring.metrics import evaluate_clip
+from mattecompress.interface import TRIMAP, alpha_name
+from mattecompress.measuring.metrics import UNKNOWN, evaluate_clip, evaluate_image
 from mattecompress.preparation import fix_size
 from mattecompress.program import Program
 from mattecompress.running.stream import Runner, Stream
@@ -24,22 +26,27 @@ class NoTruthError(UserError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Number of frames, and each metric's mean in the papers' units."""
+    """Number of frames, and each metric's mean in the papers' units.
+
+    unknown: Composition-1K's sad, mse, grad and conn over what the trimap leaves unknown; empty without a trimap.
+    """
 
     frames: int
     metrics: dict[str, float]
+    unknown: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The document that `eval --json` prints; a metric that could not be measured is null."""
         measured = {name: self.metrics.get(name, math.nan) for name in METRICS}
         finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
-        return {"frames": self.frames, "metrics": finite}
+        document = {"frames": self.frames, "metrics": finite}
+        return document | {"unknown": self.unknown} if self.unknown else document
 
 
 def evaluate(
     program: Program, run: Runner, clips: Iterable[SourceClip], reference: Program | None = None
 ) -> Evaluation:
-    """Metrics of `run`'s alpha and foreground, states carried through each clip.
+    """Metrics of `run`'s alpha and foreground, states carried through each clip; with a trimap those of images too.
 
     The truth is the clip's own alpha; with `reference`, it is what that program yields.
 
@@ -49,6 +56,7 @@ def evaluate(
         ResolutionError, PreconditionError: a program cannot take the clip's size.
     """
     results, frames = [], []
+    images: list[dict[str, float]] = []
     for clip in clips:
         true_alpha, true_foreground = _truth(clip, reference)
         alpha, foreground = predict(program, run, clip)
@@ -56,12 +64,16 @@ def evaluate(
         colours = (foreground, true_foreground) if known else (None, None)
         results.append(evaluate_clip(alpha, true_alpha, *colours))
         frames.append(len(clip.frames))
+        images += _evaluate_images(program, clip, alpha, true_alpha)
     metrics = {
         name: sum(result[name] * count for result, count in zip(results, frames, strict=True)) / sum(frames)
         for name in METRICS
         if all(name in result for result in results)
     }
-    return Evaluation(sum(frames), metrics)
+    unknown = {
+        name: statistics.mean(image[name] for image in images) for name in (images[0] if images else ())
+    }
+    return Evaluation(sum(frames), metrics, unknown)
 
 
 def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -80,6 +92,22 @@ def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tens
     alpha = torch.cat([output[alpha_name(program)] for output in outputs])
     foreground = torch.cat([output["fgr"] for output in outputs]) if "fgr" in program.output_names else None
     return alpha, foreground
+
+
+def _evaluate_images(
+    program: Program, clip: SourceClip, alpha: torch.Tensor, true_alpha: torch.Tensor
+) -> Iterator[dict[str, float]]:
+    """The image metrics of each frame of which the program's trimap leaves something unknown."""
+    inputs = clip_inputs(program, clip)
+    if isinstance(inputs, torch.Tensor):
+        return
+    trimap = inputs[TRIMAP]
+    marks = torch.where((trimap > 0) & (trimap < 1), UNKNOWN, to_bytes(trimap))
+    for predicted, true, marked in zip(
+        *(x[:, 0] for x in (to_bytes(alpha), to_bytes(true_alpha), marks)), strict=True
+    ):
+        if (marked == UNKNOWN).any():
+            yield evaluate_image(predicted, true, marked)
 
 
 def _truth(clip: SourceClip, reference: Program | None) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -109,6 +109,13 @@ def test_bench_json(done: Cli, tiny_file: str) -> None:
     assert document["speedup"] == pytest.approx(document["peer"]["ms"] / document["ours_ms"])
 
 
+def test_eval_with_a_trimap(done: Cli, tmp_path: Path) -> None:
+    container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
+    document = json.loads(done("eval", "trimapped.mcg", "--frames", 2, "--json").out)
+    assert document["unknown"].keys() == {"sad", "mse", "grad", "conn"} and document["unknown"]["sad"] > 0
+    assert "sad, unknown region" in done("eval", "trimapped.mcg", "--frames", 2).out
+
+
 def test_bench_with_a_trimap(done: Cli, cli: Cli, tmp_path: Path) -> None:
     container.save(captured(Trimapped), tmp_path / "trimapped.mcg")
     words = ("bench", "trimapped.mcg", "--against", "torch", "--runs", 1, "--json")

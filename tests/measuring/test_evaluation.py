@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from mattecompress.data.sources import SourceClip, load_clips
+from mattecompress.data.trimaps import make_trimap
 from mattecompress.measuring.evaluation import METRICS, Evaluation, NoTruthError, evaluate, predict
 from mattecompress.pipeline import PreconditionError
 from mattecompress.preparation import ResolutionError, fix_size, nearest_size
 from mattecompress.program import Program
+from tests.reconstruction.nets import Trimapped, captured
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,32 @@ def test_predict_carries_states_at_the_clip_size(tiny_open: Program, clip: Sourc
     assert all(map(torch.equal, given, yielded))
     fixed = fix_size(tiny_open, (16, 24))
     assert torch.equal(alpha, predict(fixed, fixed.run, clip)[0])
+
+
+def test_with_a_trimap_what_it_leaves_unknown_is_measured(clip: SourceClip) -> None:
+    program, alpha = captured(Trimapped), torch.zeros(2, 1, 16, 24)
+    alpha[0, :, :, 12:] = 1
+    alpha[1] = 1
+    half = SourceClip("half", clip.frames[:2], alpha)
+    trimap = make_trimap(alpha)
+    unknown = (trimap[0] == 0.5).sum()
+    assert 0 < unknown < trimap[0].numel() and not (trimap[1] == 0.5).any()
+
+    def run(image: torch.Tensor, trimap: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"alpha": torch.where(trimap == 0.5, 0.2, 0.0)}
+
+    right = int((alpha[0] == 0)[trimap[0] == 0.5].sum())
+    wrong = int(unknown) - right
+    result = evaluate(program, run, [half])
+    assert result.unknown["sad"] == pytest.approx((right * 51 + wrong * 204) / 255 / 1000)
+    assert result.unknown["mse"] == pytest.approx((right * 0.2**2 + wrong * 0.8**2) / int(unknown))
+    assert result.unknown.keys() == {"sad", "mse", "grad", "conn"}
+    assert result.as_json()["unknown"] == result.unknown
+
+
+def test_without_a_trimap_nothing_is_unknown(tiny_open: Program, clip: SourceClip) -> None:
+    result = evaluate(tiny_open, tiny_open.run, [clip])
+    assert result.unknown == {} and "unknown" not in result.as_json()
 
 
 def test_a_foreground_that_one_side_lacks(tiny_open: Program, clip: SourceClip) -> None:
