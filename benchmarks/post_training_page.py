@@ -135,4 +135,4 @@ def _place(group: Group) -> str:
 
 
 def _difference(share: float) -> str:
-    return "that of" if share == 1 else f"{abs(share - 1):.1%} {'below' if share < 1 else 'above'}"
+    return "the same as" if share == 1 else f"{abs(share - 1):.1%} {'below' if share < 1 else 'above'}"
