@@ -112,7 +112,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Mean losses of the values at first and of the best ones, on frames changed by a millionth.
+    """Mean losses of the values at first and of the best ones, on frames changed by a millionth where they differ.
 
     certain: each of the best ones' losses is below each of the others', by chance one time in twenty.
     """
@@ -158,12 +158,19 @@ class EndToEnd:
                 progress(step + 1, total, "calibrate-affine")
             self._look()
             self._keep(epoch + 1)
+        return self._compare(lambda looks: progress(taken + looks, total, "calibrate-affine"))
+
+    def _compare(self, tell: Callable[[int], None]) -> Outcome:
+        """The values at first beside the best ones, which stay."""
+        if min(self.losses) == self.losses[0]:
+            self._go_to(self.first)
+            return Outcome(self.losses[0], self.losses[0], certain=False)
         draws: list[float] = []
         for values in (self.first, self.best):
             self._go_to(values)
             for _ in range(DRAWS):
                 draws.append(self.loss([self._changed(piece, len(draws)) for piece in self.pieces]))
-                progress(taken + len(draws), total, "calibrate-affine")
+                tell(len(draws))
         before, after = draws[:DRAWS], draws[DRAWS:]
         return Outcome(statistics.mean(before), statistics.mean(after), max(after) < min(before))
 

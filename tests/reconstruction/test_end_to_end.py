@@ -83,6 +83,18 @@ def test_what_is_better_by_chance_is_not_certain(
         assert 0 < (one - other).abs().max() < 1e-5
 
 
+def test_where_no_epoch_is_better_nothing_is_compared(
+    quantized: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = Schedule(2, 2, RATE, FlowTerm(0.0), 0)
+    work = EndToEnd(Learned(quantized, "output"), pieces(quantized), schedule, Checkpoints(None, "", ""))
+    before = {name: value.detach().clone() for name, value in work.parameters.items()}
+    losses = iter((1.0, 1.1, 1.2))
+    monkeypatch.setattr(work, "loss", lambda pieces: next(losses))
+    assert work.learn(lambda done, total, what: None) == Outcome(1.0, 1.0, certain=False)
+    assert all(torch.equal(before[name], value) for name, value in work.parameters.items())
+
+
 def test_learns_the_same_with_any_number_of_threads(
     quantized: Program, set_threads: Callable[[int], None]
 ) -> None:
