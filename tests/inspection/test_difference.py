@@ -46,7 +46,7 @@ SLOW = (
     "mse,lower",
     "brecq{iterations=1 equalize=false}",
     "qdrop{iterations=1 equalize=false}",
-    "ptq4vm{iterations=1 epochs=1 equalize=false}",
+    "ptq4vm{weights=3 iterations=1 epochs=8 equalize=false}",
     "rvm-bnn",
     "rvm-dorefa",
     "rvm-recu",
