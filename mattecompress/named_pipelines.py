@@ -97,7 +97,7 @@ class Brecq(_Reconstruction):
     """
 
     method: ClassVar[str] = "brecq"
-    fast: ClassVar[_Fast] = _Fast(200, 8, 4e-3)
+    fast: ClassVar[_Fast] = _Fast(200, 6, 4e-3)
 
 
 @dataclass(frozen=True)
