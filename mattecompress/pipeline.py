@@ -28,11 +28,27 @@ class PassError(InternalError):
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did: the program, whether it differs from the one given, and a sentence on what was done."""
+    """What a pass did.
+
+    modified: whether the program differs from the one given.
+    notes: a sentence on what was done, or on why nothing was, where there is more to say than that.
+    """
 
     program: Program
     modified: bool
     notes: str = ""
+
+    @property
+    def did(self) -> str:
+        """A sentence, also of nothing."""
+        return self.notes if self.modified else ": ".join(filter(None, ["changed nothing", self.notes]))
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """What a pass returns that might have changed the program and did not."""
+
+    why: str
 
 
 @dataclass
@@ -66,7 +82,7 @@ class Pass(ABC):
 
     The docstring's first sentence says what holds before and after. `requires` is checked on the given
     program, `ensures` on the result. `apply` gets a copy that it may change, and returns a sentence on what
-    it did, or None when there was nothing to do.
+    it did, None when there was nothing to do, or `Unchanged` when what it tried is not worth keeping.
     """
 
     name: ClassVar[str]
@@ -78,8 +94,8 @@ class Pass(ABC):
         """Raise `PreconditionError` when the result is not what the pass promises."""
 
     @abstractmethod
-    def apply(self, program: Program, context: Context) -> str | None:
-        """Change the program in place; say what was done, None for nothing."""
+    def apply(self, program: Program, context: Context) -> str | Unchanged | None:
+        """Change the program in place; say what was done, None for nothing, or why that is not kept."""
 
     def __call__(self, program: Program, context: Context | None = None) -> PassResult:
         """Run the pass on a copy, check its promises, and verify the result.
@@ -94,6 +110,8 @@ class Pass(ABC):
             notes = self.apply(result, context or Context())
         if notes is None:
             return PassResult(program, modified=False)
+        if isinstance(notes, Unchanged):
+            return PassResult(program, modified=False, notes=notes.why)
         result.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         provenance.write()
         result.graph_module.recompile()

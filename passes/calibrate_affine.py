@@ -9,7 +9,7 @@ Departures: every quantized convolution gets the two numbers, not only those tha
 in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; flow-of=error asks that the
 error stays where the flow takes it, since an alpha that is right changes along it too; of all epochs the one of
 least loss over the calibration clips is kept, and nothing where that is no better than what was there before on
-frames that change by a millionth, which moves the loss by up to a quarter in 8 bits.
+frames that change by a millionth, which moves the loss by up to a quarter in 8 bits, or where most sequences lose.
 """
 
 import functools
@@ -28,7 +28,7 @@ from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.optical_flow import dis_flow, raft_flow
 from mattecompress.options import OptionError
 from mattecompress.passes.reconstruct_blocks import own_weights
-from mattecompress.pipeline import Context, Pass, expect
+from mattecompress.pipeline import Context, Pass, Unchanged, expect
 from mattecompress.program import Program
 from mattecompress.reconstruction.affine import ApplyTo, Numbers, layers_of
 from mattecompress.reconstruction.checkpoints import Checkpoints, identity_of
@@ -95,7 +95,7 @@ class CalibrateAffine(Pass):
             f"{', '.join(whole)} has one scale for all channels: use numbers=layer, or quantize with weight-scales=channel",
         )
 
-    def apply(self, program: Program, context: Context) -> str | None:
+    def apply(self, program: Program, context: Context) -> str | Unchanged | None:
         """Learn on a copy, and absorb what was learned if it helped."""
         pieces = self._pieces(program, context)
         wanted = [part for piece in pieces for part in (piece.alpha, piece.flow) if part is not None]
@@ -108,11 +108,11 @@ class CalibrateAffine(Pass):
         with freed_memory_kept():
             outcome = work.learn(context.progress)
         if not outcome.certain:
-            return None
+            return Unchanged(f"no epoch is better beyond chance, loss x 1000: {outcome}")
         learned.absorb(program)
         return (
             f"{len(learned.numbers)} layers and {len(learned.scales)} activation scales over {len(pieces)} sequences, "
-            f"loss x 1000: {1000 * outcome.before:.3f} -> {1000 * outcome.after:.3f}"
+            f"loss x 1000: {outcome}"
         )
 
     @torch.no_grad()

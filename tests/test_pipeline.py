@@ -76,6 +76,13 @@ def test_modified_is_honest(tiny_open: Program) -> None:
     )
 
 
+def test_a_pass_says_also_of_nothing_what_it_did(tiny: Program) -> None:
+    step = load_pass("fold-batch-norm")()
+    folded = step(tiny).program
+    assert step(tiny).did == step(tiny).notes != ""
+    assert step(folded).did == "changed nothing"
+
+
 def test_wrong_order_names_pass_and_history(tiny: Program) -> None:
     with pytest.raises(
         PreconditionError, match=r"set-resolution.*already fixed.*passes so far: canonicalize"

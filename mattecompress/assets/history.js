@@ -29,7 +29,7 @@ function show(number) {
   }
   links[number].scrollIntoView({ block: "nearest" });
   document.querySelector("#step h2").textContent = step.pass || "as given";
-  const did = !number ? `${page.program}, as the pipeline got it` : step.modified ? step.notes : "changed nothing";
+  const did = !number ? `${page.program}, as the pipeline got it` : step.notes;
   const took = number ? ` · ${step.seconds.toFixed(3)} s` : "";
   document.getElementById("notes").textContent = `${did}${took} · ${step.level}, ${step.nodes} nodes`;
   showCosts(number ? page.steps[number - 1].totals : null, step.totals);

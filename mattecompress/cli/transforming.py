@@ -311,7 +311,6 @@ def _hooks(after: str | None, timing: bool, names: list[str]) -> "list[Hook]":
             sys.stdout.write(f"// after {step.step}\n{print_program(step.result.program)}")
 
     def time(step: "Step") -> None:
-        did = step.result.notes if step.result.modified else "changed nothing"
-        say(f"{step.number:3d} {step.seconds:8.3f} s  {step.step}: {did}")
+        say(f"{step.number:3d} {step.seconds:8.3f} s  {step.step}: {step.result.did}")
 
     return [dump, time] if timing else [dump]

@@ -61,7 +61,7 @@ class Recorder:
             "pass": str(step.step),
             "seconds": step.seconds,
             "modified": step.result.modified,
-            "notes": step.result.notes,
+            "notes": step.result.did,
             "difference": name,
         }
         self.add(step.number, step.step.name, step.result.program, facts)

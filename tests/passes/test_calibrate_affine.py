@@ -156,6 +156,7 @@ def test_refuses_alphas_that_do_not_fit(quantized: Program, context: Context) ->
 def test_what_does_not_help_is_no_change(quantized: Program, context: Context) -> None:
     result = CalibrateAffine(epochs=1, rate=1e6)(quantized, context)
     assert not result.modified and result.program is quantized
+    assert result.did.startswith("changed nothing: no epoch is better beyond chance, loss x 1000: ")
 
 
 def test_the_seed_decides_everything(quantized: Program) -> None:

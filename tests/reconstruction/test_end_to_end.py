@@ -61,6 +61,12 @@ def test_goes_back_to_the_best_epoch(quantized: Program) -> None:
     assert len(work.losses) == 6 and min(work.losses) == work.loss(work.pieces) < work.losses[-1]
 
 
+def looking(*means: float) -> Callable[[list[Piece]], torch.Tensor]:
+    """Losses of two pieces, alike, for one look after another."""
+    left = iter(means)
+    return lambda pieces: torch.full((2,), next(left))
+
+
 @pytest.mark.parametrize(("after", "certain"), [((0.7, 0.95, 0.8), False), ((0.7, 0.85, 0.8), True)])
 def test_what_is_better_by_chance_is_not_certain(
     quantized: Program, monkeypatch: pytest.MonkeyPatch, after: tuple[float, ...], certain: bool
@@ -68,13 +74,13 @@ def test_what_is_better_by_chance_is_not_certain(
     schedule = Schedule(2, 2, RATE, FlowTerm(0.0), 0)
     work = EndToEnd(Learned(quantized, "output"), pieces(quantized), schedule, Checkpoints(None, "", ""))
     seen: list[list[Piece]] = []
-    losses = iter((1.0, 0.6, 0.7, 1.0, 0.9, 1.1, *after))
+    losses = looking(1.0, 0.6, 0.7, 1.0, 0.9, 1.1, *after)
 
-    def look(pieces: list[Piece]) -> float:
+    def look(pieces: list[Piece]) -> torch.Tensor:
         seen.append(pieces)
-        return next(losses)
+        return losses(pieces)
 
-    monkeypatch.setattr(work, "loss", look)
+    monkeypatch.setattr(work, "losses_of", look)
     outcome = work.learn(lambda done, total, what: None)
     assert outcome == Outcome(pytest.approx(1.0), pytest.approx(sum(after) / 3), certain)
     frames = [looked[0].frames[0]["src"] for looked in seen]
@@ -83,14 +89,35 @@ def test_what_is_better_by_chance_is_not_certain(
         assert 0 < (one - other).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "certain"),
+    [
+        ((1.0, 1.0, 9.0), (1.1, 1.1, 2.0), False),
+        ((1.0, 1.0, 9.0), (0.9, 1.1, 2.0), True),
+        ((1.0, 1.0, 9.0), (1.0, 1.0, 2.0), True),
+    ],
+)
+def test_what_few_pieces_gain_and_more_lose_is_not_certain(
+    quantized: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[float, ...],
+    after: tuple[float, ...],
+    certain: bool,
+) -> None:
+    schedule = Schedule(1, 2, RATE, FlowTerm(0.0), 0)
+    work = EndToEnd(Learned(quantized, "output"), pieces(quantized), schedule, Checkpoints(None, "", ""))
+    losses = iter([before, after, *[before] * 3, *[after] * 3])
+    monkeypatch.setattr(work, "losses_of", lambda pieces: torch.tensor(next(losses)))
+    assert work.learn(lambda done, total, what: None).certain is certain
+
+
 def test_where_no_epoch_is_better_nothing_is_compared(
     quantized: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = Schedule(2, 2, RATE, FlowTerm(0.0), 0)
     work = EndToEnd(Learned(quantized, "output"), pieces(quantized), schedule, Checkpoints(None, "", ""))
     before = {name: value.detach().clone() for name, value in work.parameters.items()}
-    losses = iter((1.0, 1.1, 1.2))
-    monkeypatch.setattr(work, "loss", lambda pieces: next(losses))
+    monkeypatch.setattr(work, "losses_of", looking(1.0, 1.1, 1.2))
     assert work.learn(lambda done, total, what: None) == Outcome(1.0, 1.0, certain=False)
     assert all(torch.equal(before[name], value) for name, value in work.parameters.items())
 
