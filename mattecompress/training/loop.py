@@ -19,11 +19,12 @@ from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.training.batches import ClipSource
 from mattecompress.training.beginning import Trainable, build_network, build_teacher, origin
 from mattecompress.training.evaluation import HELD_OUT, HELD_OUT_SEED, HeldOut
+from mattecompress.training.network import ProgramNetwork, solve_sizes
 from mattecompress.training.objective import ClipObjective
 from mattecompress.training.rates import parameter_groups, part_of
 from mattecompress.training.recipe import Recipe, Stage
 from mattecompress.training.state import RunState, TrainingError, save_weights
-from mattecompress.training.trimap_network import TrimapNetwork
+from mattecompress.training.trimap_network import TrimapNetwork, TrimapProgramNetwork
 from mattecompress.training.trimap_objective import TrimapObjective
 from mattecompress.training.world import World, join
 
@@ -87,10 +88,13 @@ def train(
             clips, the recipe wants a teacher and none is given, or the other way round, or what lies beside
             `checkpoint` or `teacher` as their record is none.
         CheckpointError: `checkpoint` or `teacher` does not fit.
+        UnsupportedPassError: the recipe asks a program for a pass or a size that it has not, or `held_out` does.
         DatasetError, MediaError: `data` cannot be read.
     """
     if seed == HELD_OUT_SEED:
         raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
+    if isinstance(network, ProgramNetwork | TrimapProgramNetwork):
+        solve_sizes(network.program, torch.empty(1, 3, held_out.height, held_out.width, device="meta"))
     guide = build_teacher(recipe, name, teacher, network)
     taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:

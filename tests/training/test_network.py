@@ -121,6 +121,14 @@ def test_program_says_what_it_cannot_do(module: RVM, program: Program) -> None:
         ProgramNetwork(fixed).matte(frames)
 
 
+def test_held_out_clips_of_another_size_are_refused_before_training(module: RVM, tmp_path: Path) -> None:
+    recipe = Recipe("fixed", (Stage(1, 1, 2, 64, 64, Rates(1e-3, 1e-3, 1e-3)),))
+    fixed = ProgramNetwork(capture(module, rvm_signature("rvm-mobilenetv3", (64, 64))))
+    with pytest.raises(UnsupportedPassError, match="takes frames 1x3x64x64, but is given 1x3x144x256"):
+        train(recipe, tmp_path / "run", network=fixed, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_program_trains_in_place(program: Program, tmp_path: Path) -> None:
     recipe = Recipe(program.name, (Stage(2, 2, 2, 64, 64, Rates(1e-3, 1e-3, 1e-3)),), average=0.5)
     trained = program.clone()
