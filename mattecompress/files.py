@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if error.filename is not None and Path(error.filename) not in (temporary, path, path.parent):
             raise
         reason = error.strerror or str(error)
-        raise UnwritableError(f"cannot write {path}: {reason}; choose another place with -o") from error
+        raise UnwritableError(f"cannot write {path}: {reason}; choose another place") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -73,12 +73,12 @@ def require_writable(path: Path, folder: bool = False) -> None:
     folder: `path` is to be a folder of files, rather than one file.
     """
     if path.is_dir() and not folder:
-        raise UnwritableError(f"cannot write {path}: it is a folder; name a file with -o")
+        raise UnwritableError(f"cannot write {path}: it is a folder; name a file")
     standing = next(above for above in (path, *path.absolute().parents) if above.exists())
     if not standing.is_dir() and (folder or standing != path):
-        raise UnwritableError(f"cannot write {path}: {standing} is no folder; choose another place with -o")
+        raise UnwritableError(f"cannot write {path}: {standing} is no folder; choose another place")
     if not os.access(standing, os.W_OK):
-        raise UnwritableError(f"cannot write {path}: {standing} is read-only; choose another place with -o")
+        raise UnwritableError(f"cannot write {path}: {standing} is read-only; choose another place")
 
 
 def say(message: str) -> None:

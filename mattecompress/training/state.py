@@ -128,9 +128,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _check_identity(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
     different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if different:
-        raise TrainingError(
-            f"{path}: was made with another {', '.join(different)}; choose another folder with -o"
-        )
+        raise TrainingError(f"{path}: was made with another {', '.join(different)}; choose another folder")
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_write_that_fails_late_leaves_nothing(
     refused: Refused, tiny_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise UnwritableError("cannot write out.mcg: no space left on device; choose another place with -o")
+        raise UnwritableError("cannot write out.mcg: no space left on device; choose another place")
 
     monkeypatch.setattr("mattecompress.container.save", fail)
     assert "no space left" in refused("opt", tiny_file, "-p", "canonicalize", "-o", "out.mcg")

@@ -98,9 +98,7 @@ def compose(
     try:
         partial.replace(out)
     except OSError as error:
-        raise UnwritableError(
-            f"cannot write {out}: {error.strerror}; choose another place with -o"
-        ) from error
+        raise UnwritableError(f"cannot write {out}: {error.strerror}; choose another place") from error
     return size
 
 
@@ -158,10 +156,10 @@ def _made_alike(folder: Path, record: dict[str, Any]) -> bool:
         theirs = json.loads((folder / RECORD).read_text())
         different = sorted(key for key in record if theirs.get(key) != record[key])
     except (OSError, ValueError, AttributeError):
-        raise DatasetError(f"{folder}: holds something else; choose another folder with -o") from None
+        raise DatasetError(f"{folder}: holds something else; choose another folder") from None
     if different:
         raise DatasetError(
-            f"{folder}: was made with other {', '.join(different)}; remove it, or choose another folder with -o"
+            f"{folder}: was made with other {', '.join(different)}; remove it, or choose another folder"
         )
     return True
 
