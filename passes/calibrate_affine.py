@@ -9,7 +9,8 @@ Departures: every quantized convolution gets the two numbers, not only those tha
 in steps that are a share of it, not all in steps of one size; flow=dis stands in for RAFT; flow-of=error asks that the
 error stays where the flow takes it, since an alpha that is right changes along it too; of all epochs the one of
 least loss over the calibration clips is kept, and nothing where that is no better than what was there before on
-frames that change by a millionth, which moves the loss by up to a quarter in 8 bits, or where most sequences lose.
+frames that change by a millionth, which moves the loss by up to a quarter in 8 bits, or where more sequences lose
+than gain.
 """
 
 import functools

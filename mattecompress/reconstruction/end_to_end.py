@@ -12,7 +12,7 @@ The values differ by orders of magnitude: an absolute rate that moves the large 
 The loss is rough: it may rise from one epoch to the next, so the values of the best one are kept. It is also chaotic: a
 frame that changes by a millionth gets other codes somewhere, which later layers and frames carry on. What is best among
 several epochs may therefore be so by chance, and has to show itself on such changes before it counts. A few pieces may
-also outweigh all others: that most of them gain is what promises as much for other clips.
+also outweigh all others: what more of them lose than gain promises nothing for other clips.
 """
 
 import math
@@ -114,8 +114,8 @@ class Schedule:
 class Outcome:
     """Mean losses of the values at first and of the best ones, on frames changed by a millionth where they differ.
 
-    certain: each of the best ones' losses is below each of the others', by chance one time in twenty, and more pieces
-        gain than lose.
+    certain: each of the best ones' losses is below each of the others', by chance one time in twenty, and no more
+        pieces lose than gain.
     """
 
     before: float
@@ -178,7 +178,7 @@ class EndToEnd:
         first, best = torch.stack(looks).split(DRAWS)
         before, after = first.mean(1), best.mean(1)
         gaining = int((first - best).mean(0).sign().sum())
-        certain = bool(after.max() < before.min()) and gaining > 0
+        certain = bool(after.max() < before.min()) and gaining >= 0
         return Outcome(float(before.mean()), float(after.mean()), certain)
 
     def loss(self, pieces: Sequence[Piece]) -> float:

@@ -93,8 +93,8 @@ def test_what_is_better_by_chance_is_not_certain(
     ("before", "after", "certain"),
     [
         ((1.0, 1.0, 9.0), (1.1, 1.1, 2.0), False),
+        ((1.0, 1.0, 9.0), (1.0, 1.1, 2.0), True),
         ((1.0, 1.0, 9.0), (0.9, 1.1, 2.0), True),
-        ((1.0, 1.0, 9.0), (1.0, 1.0, 2.0), True),
     ],
 )
 def test_what_few_pieces_gain_and_more_lose_is_not_certain(
