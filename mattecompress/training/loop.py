@@ -93,9 +93,9 @@ def train(
     """
     if seed == HELD_OUT_SEED:
         raise TrainingError(f"seed {seed} is that of the held-out clips; choose another")
+    guide = build_teacher(recipe, name, teacher, network)
     if isinstance(network, ProgramNetwork | TrimapProgramNetwork):
         solve_sizes(network.program, torch.empty(1, 3, held_out.height, held_out.width, device="meta"))
-    guide = build_teacher(recipe, name, teacher, network)
     taught_by = origin(teacher) if isinstance(teacher, Path) else None
     with join(device) as world:
         start = network or build_network(recipe.model, seed, checkpoint, guide)
