@@ -25,7 +25,12 @@ from mattecompress.program import Program
 from mattecompress.text import target_text
 
 aten, matte = torch.ops.aten, torch.ops.matte
-FLOAT_CONVOLUTIONS = {aten.conv2d.default, matte.masked_conv2d.default}
+FLOAT_CONVOLUTIONS = {
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv_transpose2d.input,
+    matte.masked_conv2d.default,
+}
 HAND_ON_BITS = {matte.binary_conv2d_bits.default, matte.binary_depthwise_conv2d_bits.default}
 """Convolutions whose results are bytes of eight channels each."""
 CONVOLUTIONS = FLOAT_CONVOLUTIONS | {
@@ -145,6 +150,9 @@ def layer_precision(program: Program, node: fx.Node) -> Precision | None:
 
 def convolution_macs(program: Program, node: fx.Node) -> int:
     """Multiply-accumulates of a convolution in any form, masked ones with every tile active; 0 for other nodes."""
+    if node.target is aten.conv_transpose2d.input:
+        source, weight = (program.facts(each).sizes for each in node.all_input_nodes[:2])
+        return math.prod(source) * math.prod(weight[1:])
     taps = _taps_per_output(program, node)
     channels = 8 if node.target in HAND_ON_BITS else 1
     return math.prod(program.facts(node).sizes) * channels * taps if taps else 0

@@ -7,6 +7,7 @@ not the plan of a compiled one, whose fused kernels keep less.
 """
 
 import math
+import operator
 from collections.abc import Mapping
 
 import torch
@@ -42,12 +43,14 @@ def _buffers(program: Program) -> Mapping[fx.Node, fx.Node]:
     for node in program.graph.nodes:
         read = [source for source in node.all_input_nodes if source in roots]
         if node.op == "placeholder" or (node.op in ("call_function", "call_module") and read):
-            roots[node] = roots[read[0]] if _is_view(node) else node
+            roots[node] = roots[read[0]] if is_view(node) else node
     return roots
 
 
-def _is_view(node: fx.Node) -> bool:
-    """Whether an operation's result shares the memory of its first operand."""
+def is_view(node: fx.Node) -> bool:
+    """Whether an operation's result shares the memory of its first operand, or is one of several that do."""
+    if node.target is operator.getitem:
+        return is_view(node.all_input_nodes[0])
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     return any(result.alias_info is not None for result in node.target._schema.returns)

@@ -1,6 +1,7 @@
 """Multiply-accumulates of matrix products, and of modules of tokens."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,15 +27,25 @@ def product_macs(program: Program, node: fx.Node) -> int:
         return int(count(math.prod(program.facts(node).sizes[:3]))) if count else 0
     if node.target is aten.linear.default or node.target in _MATRICES:
         return math.prod(program.facts(node).sizes) * program.facts(arguments[0]).sizes[-1]
+    if node.target is aten.addmm.default:
+        return math.prod(program.facts(node).sizes) * program.facts(arguments[1]).sizes[-1]
     if node.target in _ATTENTIONS:
         query, key, value = (program.facts(argument).sizes for argument in arguments[:3])
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     if node.target is aten.einsum.default:
         equation, tensors = arguments[:2]
-        letters = equation.partition("->")[0].split(",")
-        sizes = [program.facts(tensor).sizes for tensor in tensors]
-        named = [
-            pair for word, shape in zip(letters, sizes, strict=True) for pair in zip(word, shape, strict=True)
-        ]
-        return math.prod(dict(named).values())
+        return _einstein_macs(equation, [program.facts(tensor).sizes for tensor in tensors])
     return 0
+
+
+def _einstein_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """The extents of all letters, and of the axes that dots stand for, which count from the right."""
+    extents: dict[str, int] = {}
+    words = equation.replace(" ", "").partition("->")[0].split(",")
+    for word, shape in zip(words, shapes, strict=True):
+        before, _, after = word.partition("...")
+        dots = len(shape) - len(before) - len(after)
+        axes = [*before, *(f"...{place}" for place in range(-dots, 0)), *after]
+        for axis, extent in zip(axes, shape, strict=True):
+            extents[axis] = max(extent, extents.get(axis, 1))
+    return math.prod(extents.values())

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from mattecompress.program import (
     owner_of,
 )
 from mattecompress.signature import Signature
-from mattecompress.verify import verify
+from mattecompress.verify import VerifyError, verify
 
 _EXAMPLE_SIZES = (3, 5, 2, 7)
 
@@ -46,7 +47,7 @@ def capture(
     options: further arguments of `forward` that are fixed in the program, such as a downsample ratio.
 
     Raises:
-        CaptureError: the network cannot be exported, or yields another number of outputs than named.
+        CaptureError: the network cannot be exported, is no program, or does not fit its signature.
     """
     model = copy.deepcopy(model).eval()
     keep_registered(model)
@@ -67,7 +68,10 @@ def capture(
             precision=getattr(program.module(node), "precision", None)
         )
     propagate(program)
-    verify(program)
+    try:
+        verify(program)
+    except VerifyError as error:
+        raise CaptureError(f"cannot capture {name}: {str(error).splitlines()[0]}") from error
     return program
 
 
@@ -133,6 +137,12 @@ def _name_inputs(graph: fx.Graph, signature: Signature) -> None:
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node in placeholders[len(names) :]:
         graph.erase_node(node)
+    taken = {node.name for node in graph.nodes} | set(names)
+    for node in graph.nodes:
+        if node.name in names and node not in placeholders:
+            numbered = (f"{node.name}_{number}" for number in itertools.count(1))
+            node.name = next(name for name in numbered if name not in taken)
+            taken.add(node.name)
     for node, name in zip(placeholders, names, strict=False):
         node.target = name
         node.name = name

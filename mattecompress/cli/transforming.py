@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -25,7 +25,7 @@ from mattecompress.cli.options import (
 if TYPE_CHECKING:
     from mattecompress.data.sources import SourceClip
     from mattecompress.pipeline import Announcement, Hook, Pass, Pipeline, Step
-    from mattecompress.program import Program
+    from mattecompress.program import Program, StatePair
 
 
 class _Weights(NamedTuple):
@@ -136,13 +136,15 @@ def _capture_function(
     from torch import nn
 
     from mattecompress.capturing.tracing import capture as capture_module
-    from mattecompress.program import StatePair
     from mattecompress.signature import Signature
 
     if not inputs:
         raise ArgumentError(f"{model} needs the shape of each input: add --inputs 1x3x288x512")
-    shapes = tuple(_parse_input(text, number) for number, text in enumerate(inputs))
-    pairs = tuple(StatePair(*_parse_state(text, dict(shapes))) for text in state)
+    signature = Signature(
+        tuple(_parse_input(text, number) for number, text in enumerate(inputs)),
+        tuple((outputs or "alpha").split(",")),
+        tuple(_parse_state(text) for text in state),
+    )
     module_name, _, function = model.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     torch.manual_seed(seed)
@@ -154,7 +156,6 @@ def _capture_function(
         sys.path.pop(0)
     if not isinstance(network, nn.Module):
         raise ArgumentError(f"{model} gave a {type(network).__name__}: it has to return a torch.nn.Module")
-    signature = Signature(shapes, tuple((outputs or "alpha").split(",")), pairs)
     return capture_module(network, signature, function)
 
 
@@ -166,15 +167,13 @@ def _parse_input(text: str, number: int) -> tuple[str, tuple[int, ...]]:
     return name if equals else ("src" if number == 0 else f"input{number}"), tuple(map(int, sizes))
 
 
-def _parse_state(text: str, inputs: Collection[str]) -> tuple[str, str]:
+def _parse_state(text: str) -> "StatePair":
+    from mattecompress.program import StatePair
+
     name, _, output = text.partition("=")
     if not name or not output:
         raise ArgumentError(f"--state '{text}': expected INPUT=OUTPUT, such as r1i=r1o")
-    if name not in inputs:
-        raise ArgumentError(
-            f"--state '{text}': no input is called '{name}'; name it with --inputs {name}=SHAPE"
-        )
-    return name, output
+    return StatePair(name, output)
 
 
 def _hash_of(path: Path | None) -> str:

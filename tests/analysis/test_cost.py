@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from mattecompress.analysis.cost import OpenSizeError, convolution_macs, cost
 from mattecompress.capturing.tracing import capture
@@ -73,6 +74,34 @@ def test_masked_convolutions_cost_what_dense_ones_do() -> None:
     program = capture(Masked(), Signature(shapes, ("y",)), "masked")
     counts = [convolution_macs(program, node) for node in program.operations()]
     assert [count for count in counts if count] == [6 * 8 * 7 * 45] * 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Conv2d(3, 8, 3, padding="same"), (1, 3, 6, 5), 6 * 5 * 8 * 27),
+        (nn.ConvTranspose2d(3, 8, 2, 2), (1, 3, 6, 5), 6 * 5 * 3 * 8 * 4),
+        (nn.ConvTranspose2d(4, 8, 3, 1, groups=2), (1, 4, 6, 5), 6 * 5 * 4 * 4 * 9),
+        (nn.Conv1d(3, 8, 3, padding=1), (1, 3, 6), 6 * 8 * 9),
+    ],
+)
+def test_layers_cost_what_their_products_do(layer: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    assert cost(capture(layer, Signature((("x", shape),), ("y",)), "layer")).totals.macs == macs
+
+
+class EinsteinSum(nn.Module):
+    def __init__(self, equation: str) -> None:
+        super().__init__()
+        self.equation = equation
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return torch.einsum(self.equation, q, k)
+
+
+@pytest.mark.parametrize("equation", ["bid,bjd->bij", "b i d, b j d -> b i j", "...id,...jd->...ij"])
+def test_einstein_sums_are_counted_however_they_are_written(equation: str) -> None:
+    signature = Signature((("q", (2, 3, 4)), ("k", (2, 5, 4))), ("y",))
+    assert cost(capture(EinsteinSum(equation), signature, "sum")).totals.macs == 2 * 3 * 5 * 4
 
 
 @pytest.mark.parametrize(

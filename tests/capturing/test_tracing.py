@@ -6,7 +6,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mattecompress.analysis.cost import cost
-from mattecompress.capturing.normalization import NormalizationError
 from mattecompress.capturing.tracing import CaptureError, capture
 from mattecompress.models import build_model
 from mattecompress.models.rvm import RVM
@@ -16,7 +15,7 @@ from mattecompress.modules.binary import BinaryConv2d, BinaryConvConfig
 from mattecompress.modules.elastic_shortcut import ElasticShortcut, ElasticShortcutConfig
 from mattecompress.modules.spatial_mask import SpatialMask, SpatialMaskConfig
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.program import Level, Program
+from mattecompress.program import Level, Program, StatePair
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
@@ -147,22 +146,21 @@ class Branching(nn.Module):
         return x + 1 if x.sum() > 0 else x
 
 
-class ChangesView(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        y = x * 2
-        y[:, :1].mul_(3)
-        return y
-
-
 def test_names_the_line_that_blocks() -> None:
     signature = Signature((("x", (1, 2)),), ("y",))
     with pytest.raises(CaptureError, match=r"test_tracing\.py:\d+ in forward"):
         capture(Branching(), signature, "branching")
 
 
-def test_refuses_changed_views() -> None:
-    with pytest.raises(NormalizationError, match="changes a view in place"):
-        capture(ChangesView(), Signature((("x", (1, 2)),), ("y",)), "view")
+def test_inputs_may_be_called_as_operations_are() -> None:
+    program = capture(nn.ReLU(), Signature((("relu", (1, 2)),), ("y",)), "relu")
+    assert program.run(relu=torch.tensor([[-1.0, 2.0]]))["y"].tolist() == [[0, 2]]
+
+
+def test_refuses_states_of_another_shape() -> None:
+    signature = Signature((("x", (1, 2)), ("h", (1, 1))), ("y",), (StatePair("h", "y"),))
+    with pytest.raises(CaptureError, match=r"state y is f32\[1,2\], its input f32\[1,1\]"):
+        capture(Sum(), signature, "sum")
 
 
 def test_counts_outputs() -> None:
