@@ -28,7 +28,16 @@ def _pair(values: Sequence[int]) -> list[int]:
 
 
 def _convolution(call: Call) -> str:
-    return _convolve(call, pads(_along_axes(call, "padding")))
+    geometry = {
+        "kernel_shape": _kernel_shape(call),
+        "strides": _along_axes(call, "stride"),
+        "pads": pads(_along_axes(call, "padding")),
+        "dilations": _along_axes(call, "dilation"),
+    }
+    if call.writer.spell_out and _sums_in_order(call):
+        return _convolve_in_order(call, geometry)
+    operands = call.value("input"), call.value("weight"), call.optional("bias")
+    return call.emit("Conv", *operands, **geometry, group=call["groups"])
 
 
 def _along_axes(call: Call, name: str) -> list[int]:
@@ -39,29 +48,6 @@ def _along_axes(call: Call, name: str) -> list[int]:
 
 def _kernel_shape(call: Call) -> list[int]:
     return list(call.sizes("weight", "a convolution")[2:])
-
-
-def _convolution_padding(call: Call) -> str:
-    """Padding `valid` or `same`; the odd row or column of `same` goes behind."""
-    if call["padding"] == "valid":
-        return _convolve(call, [0, 0, 0, 0])
-    kernel, dilation = call.sizes("weight", "padding 'same'")[2:], _pair(call["dilation"])
-    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    before = [amount // 2 for amount in total]
-    return _convolve(call, before + [amount - first for amount, first in zip(total, before, strict=True)])
-
-
-def _convolve(call: Call, padding: list[int]) -> str:
-    geometry = {
-        "kernel_shape": _kernel_shape(call),
-        "strides": _along_axes(call, "stride"),
-        "pads": padding,
-        "dilations": _along_axes(call, "dilation"),
-    }
-    if call.writer.spell_out and _sums_in_order(call):
-        return _convolve_in_order(call, geometry)
-    operands = call.value("input"), call.value("weight"), call.optional("bias")
-    return call.emit("Conv", *operands, **geometry, group=call["groups"])
 
 
 def _sums_in_order(call: Call) -> bool:
@@ -274,7 +260,6 @@ def _batch_norm(call: Call) -> str:
 RULES: Mapping[Any, Rule] = {
     aten.conv1d.default: _convolution,
     aten.conv2d.default: _convolution,
-    aten.conv2d.padding: _convolution_padding,
     aten.conv_transpose2d.input: _transposed_convolution,
     aten.avg_pool2d.default: _average_pool,
     aten.max_pool2d.default: _max_pool,

@@ -95,6 +95,8 @@ def test_size_of_a_fixed_program(refused: Refused, tiny_file: str) -> None:
         ([], "add --inputs 1x3x288x512"),
         (["--inputs", "1x3x8x8", "--state", "r1i"], "expected INPUT=OUTPUT"),
         (["--inputs", "1x3x8x8", "--state", "a=b"], "no input is called 'a'"),
+        (["--inputs", "1x3x8x8", "--inputs", "src=1x1x8x8"], "two inputs are called 'src'"),
+        (["--inputs", "1x3x8x8", "--state", "src=next"], "no output is called 'next'; known: alpha"),
         (["--inputs", "1x3x8x8", "--checkpoint", "w.pth"], "--checkpoint does not apply"),
         (["--inputs", "1x3x8x8", "--ratio", "0.5"], "--ratio does not apply"),
         (["--inputs", "1x3x8x8"], "cannot build torch.nn:Nothing"),
