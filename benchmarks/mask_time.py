@@ -2,11 +2,11 @@
 
     python benchmarks/mask_time.py --clip dancers.mp4
 
-One thread, the shipped weights of `bivm`, which the threshold of the mask is set for: so that it marks the wanted share
-of the clip's frame, states carried over the frames before. All run in turn, round after round. Beside the medians
-stands what BiVM's count of operations would have a frame take, 0.1907 + 0.3863 p at density p, which says nothing of
-memory. Speed at the second size is that of high-definition video: networks see a smaller picture, and a fast guided
-filter brings the matte back. The page is docs/mask-time.md.
+One thread, the shipped weights of `bivm`, which the threshold of the mask is set for: so that the wanted share p of the
+operations under the mask falls where it is not 0, on one frame of the clip, states settled. All run in turn, round
+after round. Beside the medians stands what BiVM's count of operations would have a frame take, 0.1907 + 0.3863 p, which
+says nothing of memory. Speed at the second size is that of high-definition video: networks see a smaller picture, and a
+fast guided filter brings the matte back. The page is docs/mask-time.md.
 """
 
 import argparse
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, fx
 
 import mattecompress as mc
+from mattecompress.analysis.cost import cost
+from mattecompress.binarization.masking import masked_nodes
 from mattecompress.cli.options import parse_size
 from mattecompress.data.sources import load_clips
 from mattecompress.errors import UserError
-from mattecompress.inspection.decisions import record_decisions
 from mattecompress.modules.spatial_mask import SpatialMask, compared
 from mattecompress.program import Program
 from mattecompress.running.feed import Feed
@@ -42,18 +43,31 @@ from results import render_page, say
 SHARES = (0.0, 0.1, 0.3, 1.0)
 ALWAYS, FREE = 0.1907, 0.3863
 """G operations outside and under the mask, of the whole network without its mask's own."""
+HALVINGS = 7
+"""Of the interval of shares that the coarse mask may mark, in search of a density."""
 WARM = 3
 PEER = "float RVM, ONNX Runtime"
 USUAL = 0.3
 
 
 @dataclass(frozen=True)
+class Density:
+    """operations: the share of those under the mask that falls where it is not 0, as BiVM counts them.
+
+    coarse: the share of positions that the mask marks before it is resized.
+    """
+
+    operations: float
+    coarse: float
+
+
+@dataclass(frozen=True)
 class Timed:
-    """A runner's median milliseconds a frame, and the share of positions that its mask marks."""
+    """A runner's median milliseconds a frame, and the density of its mask."""
 
     name: str
     milliseconds: float
-    density: float | None
+    density: Density | None
 
 
 def main() -> None:
@@ -82,47 +96,75 @@ def measure(
     floating, binary = (mc.capture(model, size=size, **form) for model in ("rvm-mobilenetv3", "bivm"))
     works: dict[str, Work] = {PEER: _work(floating, peers.onnxruntime(floating, 1), frame)}
     works["float RVM"] = _work(floating, run_ours(floating, 1), frame)
-    densities: dict[str, float] = {}
+    densities: dict[str, Density] = {}
     for share in shares:
         masked = with_share(binary, frame, share)
         name = f"BiVM at {share:g}"
-        densities[name] = density(masked, frame)
+        densities[name] = found = density(masked, frame)
         works[name] = _work(masked, run_ours(masked, 1), frame)
-        say(f"{name}: the mask marks {densities[name]:.1%}")
+        say(f"{name}: {found.operations:.1%} of the operations; the coarse mask marks {found.coarse:.1%}")
     for name, times in time_in_turn(works, options.runs).items():
         yield Timed(name, statistics.median(times), densities.get(name))
 
 
 def with_share(program: Program, frame: Tensor, share: float) -> Program:
-    """A copy whose mask marks about that share of the frame after its states have settled."""
+    """A copy whose mask lets about that share of the operations under it through."""
+    seen = seen_by_mask(program, frame)
+    if share in (0, 1):
+        return marking(program, seen, share)
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        coarse = (low + high) / 2
+        found = marking(program, seen, coarse)
+        if density(found, frame).operations > share:
+            high = coarse
+        else:
+            low = coarse
+    return found
+
+
+def marking(program: Program, seen: Tensor, share: float) -> Program:
+    """A copy whose mask, before it is resized, marks about that share of what `seen_by_mask` gives."""
     copy = program.clone()
-    (call,) = copy.called_modules(SpatialMask)
-    mask = copy.module(call)
-    assert isinstance(mask, SpatialMask)
-    seen = compared(_coarse(program, frame), mask.config.rule)
+    call, mask = _mask(copy)
     threshold = 2.0 if share == 0 else float(seen.quantile(1 - share, interpolation="higher"))
     copy.add_module(str(call.target), SpatialMask(replace(mask.config, threshold=threshold)).eval())
     copy.graph_module.recompile()
     return copy
 
 
-def density(program: Program, frame: Tensor) -> float:
-    """The share of positions that the mask marks, after its states have settled."""
-    mask, *_ = record_decisions(program, settling(frame)).decisions
-    return mask.densities[-1]
+def seen_by_mask(program: Program, frame: Tensor) -> Tensor:
+    """What the mask holds its threshold against, states settled."""
+    call, mask = _mask(program)
+    return compared(_settled(program, frame)[call.all_input_nodes[0].name], mask.config.rule)
 
 
-def _coarse(program: Program, frame: Tensor) -> Tensor:
-    """What the mask is computed from, once the frame has been seen some times."""
+def _mask(program: Program) -> tuple[fx.Node, SpatialMask]:
     (call,) = program.called_modules(SpatialMask)
-    seen: list[Tensor] = []
+    mask = program.module(call)
+    assert isinstance(mask, SpatialMask)
+    return call, mask
 
-    def look(node: fx.Node, value: Tensor) -> None:
-        if node is call.all_input_nodes[0]:
-            seen.append(value)
 
-    watch(Feed(program, [settling(frame)]), look)
-    return seen[-1]
+def density(program: Program, frame: Tensor) -> Density:
+    """Of a program with one mask, once its states have settled."""
+    values = _settled(program, frame)
+    call, _ = _mask(program)
+    masks = {node.name: mask.name for node, mask in masked_nodes(program).items()}
+    flops = {each.name: each.paper_flops for each in cost(program).nodes if each.masked}
+    let_through = sum(flops[name] * _set(values[masks[name]]) for name in flops)
+    return Density(let_through / sum(flops.values()), _set(values[call.name]))
+
+
+def _set(mask: Tensor) -> float:
+    return float((mask != 0).double().mean())
+
+
+def _settled(program: Program, frame: Tensor) -> dict[str, Tensor]:
+    """Each node's value, once the frame has been seen some times."""
+    values: dict[str, Tensor] = {}
+    watch(Feed(program, [settling(frame)]), lambda node, value: values.update({node.name: value}))
+    return values
 
 
 def settling(frame: Tensor) -> Tensor:
@@ -138,19 +180,19 @@ def _work(program: Program, run: Runner, frame: Tensor) -> Work:
 
 
 def table(rows: list[Timed]) -> list[tuple[str, ...]]:
-    """Name, density, milliseconds, times the peer's speed; time and operations as shares of the densest mask's."""
+    """Name, p, coarse density, milliseconds, times the peer's speed; time and operations as shares of the last row's."""
     peer = next(row.milliseconds for row in rows if row.name == PEER)
-    densest = max((row for row in rows if row.density is not None), key=lambda row: row.density or 0)
-    return [_cells(row, peer, densest) for row in rows]
+    return [_cells(row, peer, rows[-1]) for row in rows]
 
 
 def _cells(row: Timed, peer: float, densest: Timed) -> tuple[str, ...]:
     cells = (f"{row.milliseconds:.1f}", f"{peer / row.milliseconds:.2f}")
     if row.density is None or densest.density is None:
-        return row.name, "", *cells, "", ""
-    counted = (ALWAYS + FREE * row.density) / (ALWAYS + FREE * densest.density)
+        return row.name, "", "", *cells, "", ""
+    p, all_of_it = row.density.operations, densest.density.operations
+    counted = (ALWAYS + FREE * p) / (ALWAYS + FREE * all_of_it)
     share = f"{row.milliseconds / densest.milliseconds:.2f}"
-    return row.name, f"{row.density:.2f}", *cells, share, f"{counted:.2f}"
+    return row.name, f"{p:.2f}", f"{row.density.coarse:.2f}", *cells, share, f"{counted:.2f}"
 
 
 def _parse_options() -> argparse.Namespace:
