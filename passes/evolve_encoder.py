@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx, nn
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.analysis.scopes import lies_in, nodes_of
-from mattecompress.binarization.binarizable import arguments_of, float_convolutions, weight_of
+from mattecompress.binarization.binarizable import float_convolutions, weight_of
 from mattecompress.capturing.tracing import capture
 from mattecompress.grafting import graft
 from mattecompress.models.binary_encoder import BinaryEncoder, EncoderPlan, Group

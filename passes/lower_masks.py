@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.binarization.masking import find_masks
 from mattecompress.ops.masked import choose_width
 from mattecompress.pipeline import Context, Pass, expect
@@ -142,13 +143,6 @@ def _positions(program: Program, node: fx.Node) -> tuple[int | str, ...]:
     return batch, *sizes[1:]
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Every argument of an operator by name, defaults filled in."""
-    parameters = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip([parameter.name for parameter in parameters], node.args, strict=False))
-    return {each.name: each.default_value for each in parameters} | given | node.kwargs
-
-
 def _activations(node: fx.Node) -> list[fx.Node]:
     return [source for source in node.all_input_nodes if source.op != "get_attr"]
 
@@ -244,7 +238,7 @@ class _Writer:
     def convolution(self, node: fx.Node, tiles: Tiles) -> fx.Node:
         """The masked form; what only it reads is computed as far as its windows reach."""
         self.convolutions += 1
-        values = _arguments(node)
+        values = arguments_of(node)
         operands = list(values.values())
         (x,) = _activations(node)
         if _has_convolution(self.program, x, {node}) and _keeps_size(self.program, node, x, values):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.ops.integer import pack_int4
 from mattecompress.passes.quantize import INPUT, WEIGHT, conv2d, layer_path, quantizer_of
@@ -118,7 +119,7 @@ class _Writer:
 
     def lower_convolution(self, node: fx.Node) -> None:
         """Replace one convolution and its bias."""
-        arguments = _arguments(node)
+        arguments = arguments_of(node)
         x, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]
         reader, stored = self.program.module(x, FakeQuantize), self.program.module(weight, FakeQuantize)
         path, values = layer_path(node), self.program.tensor(_source(weight))
@@ -190,14 +191,6 @@ class _Writer:
 def _zero_point(module: FakeQuantize) -> int:
     """The code of 0 once codes count from 0."""
     return int(module.zero_point) - module.config.low
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """Every argument of a convolution by name, defaults filled in."""
-    parameters = conv2d._schema.arguments
-    values = {parameter.name: parameter.default_value for parameter in parameters}
-    given = {parameter.name: value for parameter, value in zip(parameters, node.args, strict=False)}
-    return {**values, **given, **node.kwargs}
 
 
 def _pair(value: Any) -> list[int]:

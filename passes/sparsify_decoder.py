@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import fx, nn
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.analysis.regions import regions_in_order
-from mattecompress.binarization.binarizable import arguments_of, float_convolutions, layer_path, weight_of
+from mattecompress.binarization.binarizable import float_convolutions, layer_path, weight_of
 from mattecompress.binarization.masked_sum import BranchSums, MaskedSums, TapSums
 from mattecompress.binarization.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d, BatchNormConfig

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.options import nearest
 from mattecompress.pipeline import expect
@@ -88,14 +89,6 @@ def geometry_of(node: fx.Node) -> tuple[Any, ...]:
     """Bias, stride, padding, dilation and groups."""
     arguments = arguments_of(node)
     return tuple(arguments[key] for key in ("bias", "stride", "padding", "dilation", "groups"))
-
-
-def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """Every argument of an operator call by name, defaults filled in."""
-    parameters = node.target._schema.arguments  # type: ignore[union-attr]
-    values = {parameter.name: parameter.default_value for parameter in parameters}
-    given = {parameter.name: value for parameter, value in zip(parameters, node.args, strict=False)}
-    return {**values, **given, **node.kwargs}
 
 
 def layer_path(node: fx.Node) -> str:

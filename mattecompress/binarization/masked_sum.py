@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mattecompress.binarization.binarizable import arguments_of, weight_of
+from mattecompress.analysis.operands import arguments_of
+from mattecompress.binarization.binarizable import weight_of
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.program import Program
 
