@@ -12,6 +12,7 @@ from torch import fx
 from tvm import te
 
 from mattecompress import ops
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute import rows
 from mattecompress.backends.tvm.compute.mathematics import constant
 from mattecompress.backends.tvm.compute.mathematics import product as times
@@ -133,7 +134,7 @@ def _positions(vertical: te.Tensor, horizontal: te.Tensor) -> te.Tensor:
 def _attend(scope: Scope, node: fx.Node, bias: View | None, scale: float) -> Conversion:
     query, key, value = node.args[:3]
     assert isinstance(query, fx.Node) and isinstance(key, fx.Node) and isinstance(value, fx.Node)
-    shape = scope.shape(query)
+    shape = scope.shape(node)
     keys = emit(scope.builder, "keys", INJECTIVE, _transposed(scope.as_is(key), scope.shape(key)))
     values = scope.memory(value)
     pieces = []
@@ -287,10 +288,14 @@ def _refuse_einsum(program: Program, node: fx.Node) -> str | None:
 
 
 def _refuse_attention(program: Program, node: fx.Node) -> str | None:
-    _, _, _, mask, dropout, causal = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])[:6]
+    given = arguments_of(node)
+    mask = given["attn_mask"]
     boolean = isinstance(mask, fx.Node) and program.facts(mask).dtype is torch.bool
-    plain = not dropout and not causal and not boolean
-    return None if plain else "attention is implemented without dropout, causal or boolean masks"
+    if given["dropout_p"] or given["is_causal"] or boolean:
+        return "attention is implemented without dropout, causal or boolean masks"
+    batches = [program.facts(given[name]).shape[:-2] for name in ("query", "key", "value")]
+    same = all(batch == batches[0] for batch in batches)
+    return None if same else f"attention must be of equal batches and heads, not of {batches}"
 
 
 def _refuse_convolution(program: Program, node: fx.Node) -> str | None:

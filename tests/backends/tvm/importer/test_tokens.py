@@ -102,6 +102,13 @@ def test_attention(batch, heads, queries, keys, width, biased, tile):
         assert largest_difference(program) < 1e-5
 
 
+def test_attention_to_values_of_another_width(monkeypatch):
+    monkeypatch.setattr(tokens, "QUERIES", 4)
+    net = PairNet(lambda self, x, y: F.scaled_dot_product_attention(x, x, y).softmax(-1))
+    for width in (3, 8):
+        assert largest_difference(program_of(net, (1, 2, 9, 5), (1, 2, 9, width))) < 1e-5
+
+
 @few
 @given(
     batch=st.integers(1, 3),
@@ -192,6 +199,9 @@ REFUSED = {
     "a product must be of equal batches": Net(lambda self, x: x @ x[:1].transpose(-1, -2)),
     "attention is implemented without": Net(
         lambda self, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)
+    ),
+    "attention must be of equal batches and heads": Net(
+        lambda self, x: F.scaled_dot_product_attention(x[None], x[None, ::2], x[None, ::2], enable_gqa=True)
     ),
     "no kernel for the sum": Net(lambda self, x: torch.einsum("abc,abd->acd", x, x)),
     "gelu is implemented exactly": nn.GELU(approximate="tanh"),
