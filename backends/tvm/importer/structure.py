@@ -52,7 +52,7 @@ def _slice(scope: Scope, node: fx.Node) -> Conversion:
     source, axis, start, _, step = _filled(node, (None, 0, None, None, 1))
     as_is = scope.are_tokens([source])
     size = scope.shape(source)[axis]
-    start = 0 if start is None else min(start + size if start < 0 else start, size)
+    start = 0 if start is None else max(start + size, 0) if start < 0 else min(start, size)
     rank, as_given = len(scope.shape(source)), as_is or source.target in BITS
     at = STORAGE_ORDER.index(axis % rank) if rank == 4 and not as_given else axis % rank
     shape = scope.shape(node) if as_given else storage_shape(scope.shape(node))

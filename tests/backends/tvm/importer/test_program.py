@@ -165,6 +165,12 @@ def test_join_then_slice(channels, size, start):
     assert largest_difference(program_of(PairNet(expression), shape, shape)) == 0
 
 
+@pytest.mark.parametrize("start", [-9, -3, -2])
+def test_a_slice_that_starts_from_the_end(start):
+    program = program_of(Net(lambda self, x: x[:, start:].exp()), (1, 3, 5, 6))
+    assert largest_difference(program) < 1e-5
+
+
 @few
 @given(
     channels=st.integers(1, 20),
