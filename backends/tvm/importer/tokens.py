@@ -198,17 +198,16 @@ def _stacked(shape: tuple[int, ...], *pieces: te.Tensor) -> te.Tensor:
 
 def _channel_convolution(scope: Scope, node: fx.Node) -> Conversion:
     """`aten.conv1d` of one channel, written out tap by tap."""
-    x, weight_node, _, _, padding = (*node.args, None, [1], [0])[:5]
-    weight = scope.tensor(weight_node)
-    assert weight is not None and isinstance(x, fx.Node)
-    taps, shift = [float(tap) for tap in weight.detach().flatten()], int(padding[0])  # type: ignore[index,arg-type]
+    given = arguments_of(node)
+    x, weight, (shift,), (dilation,) = (given[name] for name in ("input", "weight", "padding", "dilation"))
+    taps = [float(tap) for tap in scope.program.tensor(weight).detach().flatten()]
     shape, length = scope.shape(node), scope.shape(x)[-1]
 
     def compute(x: te.Tensor) -> te.Tensor:
         def element(n: Index, c: Index, i: Index) -> Expression:
             total = constant(0.0)
             for number, tap in enumerate(taps):
-                place = i + (number - shift)
+                place = i + (number * dilation - shift)
                 inside = te.all(place >= 0, place < length)
                 total = total + times(select(inside, x(n, c, place), constant(0.0)), constant(tap))
             return total
@@ -299,9 +298,10 @@ def _refuse_attention(program: Program, node: fx.Node) -> str | None:
 
 
 def _refuse_convolution(program: Program, node: fx.Node) -> str | None:
-    x, weight, bias, stride = (*node.args, None, [1])[:4]
-    one = program.facts(x).shape[1] == program.facts(weight).shape[0] == 1  # type: ignore[arg-type]
-    plain = one and bias is None and list(stride) == [1]  # type: ignore[arg-type]
+    given = arguments_of(node)
+    sizes, kernel = (program.facts(given[name]).shape for name in ("input", "weight"))
+    one = len(sizes) == 3 and sizes[1] == kernel[0] == 1
+    plain = one and given["bias"] is None and list(given["stride"]) == [1]
     return None if plain else "a convolution of one dimension must be of one channel, without bias or stride"
 
 

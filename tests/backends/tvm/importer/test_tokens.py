@@ -161,9 +161,10 @@ def test_elements_find_their_places(name):
     assert largest_difference(program_of(Net(lambda self, x: MOVES[name](x)), (2, 3, 6, 6))) < 1e-6
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("taps", [1, 3, 5])
-def test_a_convolution_over_channels(taps):
-    layer = nn.Conv1d(1, 1, taps, padding=taps // 2, bias=False)
+def test_a_convolution_over_channels(taps, dilation):
+    layer = nn.Conv1d(1, 1, taps, padding=dilation * (taps // 2), dilation=dilation, bias=False)
     assert largest_difference(program_of(layer, (2, 1, 7))) < 1e-6
 
 
