@@ -31,7 +31,9 @@ def log_softmax(x: te.Tensor) -> te.Tensor:
     return _each(x, "log_softmax", lambda *index: x(*index) - peak(*index[:-1]) - logarithm(*index[:-1]))
 
 
-def layer_norm(x: te.Tensor, epsilon: float, *affine: te.Tensor) -> te.Tensor:
+def layer_norm(
+    x: te.Tensor, epsilon: float, weight: te.Tensor | None = None, bias: te.Tensor | None = None
+) -> te.Tensor:
     """x (..., C), less its mean, over its deviation, times weight (C,) and plus bias (C,) where these are given."""
     count = constant(float(int(x.shape[-1])))
     mean = _finished(_sum(x, x), "mean", lambda total: quotient(total, count))
@@ -47,9 +49,9 @@ def layer_norm(x: te.Tensor, epsilon: float, *affine: te.Tensor) -> te.Tensor:
 
     def element(*index: Index) -> Expression:
         value = quotient(x(*index) - mean(*index[:-1]), deviation(*index[:-1]))
-        for position, tensor in enumerate(affine):
-            value = product(value, tensor(index[-1])) if position == 0 else value + tensor(index[-1])
-        return value
+        if weight is not None:
+            value = product(value, weight(index[-1]))
+        return value if bias is None else value + bias(index[-1])
 
     return _each(x, "layer_norm", element)
 

@@ -96,14 +96,14 @@ def _rows(function: Callable[[te.Tensor], te.Tensor]) -> Callable[[Scope, fx.Nod
 
 
 def _layer_norm(scope: Scope, node: fx.Node) -> Conversion:
-    x, *affine = node.all_input_nodes
-    epsilon = float(node.args[4]) if len(node.args) > 4 else 1e-5  # type: ignore[arg-type]
-    constants = [scope.memory(tensor) for tensor in affine]
+    given = arguments_of(node)
+    affine = [name for name in ("weight", "bias") if given[name] is not None]
 
     def compute(x: te.Tensor, *tensors: te.Tensor) -> te.Tensor:
-        return rows.layer_norm(x, epsilon, *tensors)
+        return rows.layer_norm(x, given["eps"], **dict(zip(affine, tensors, strict=True)))
 
-    return Conversion(compose(compute, [scope.memory(x), *constants]), "layer_norm", OPAQUE, as_is=True)
+    operands = [scope.memory(given[name]) for name in ("input", *affine)]
+    return Conversion(compose(compute, operands), "layer_norm", OPAQUE, as_is=True)
 
 
 def _attention(scope: Scope, node: fx.Node) -> Conversion:

@@ -77,6 +77,12 @@ def test_functions_of_rows(shape, length, affine):
         assert largest_difference(program_of(norm, (*shape, length))) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_layer_norm_with_one_of_its_tensors(name):
+    net = Net(lambda self, x: F.layer_norm(x, (7,), **{name: self.table.bias}), table=nn.Linear(1, 7))
+    assert largest_difference(program_of(net, (2, 5, 7))) < 1e-5
+
+
 def test_softmax_of_what_is_far_apart():
     program = program_of(Net(lambda self, x: (1e4 * x).softmax(-1)), (5, 12))
     assert largest_difference(program) < 1e-6
