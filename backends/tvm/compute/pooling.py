@@ -56,7 +56,7 @@ def _windows(
     kh = te.reduce_axis((0, geometry.kernel[0]), "kh")
     kw = te.reduce_axis((0, geometry.kernel[1]), "kw")
     reaches = [
-        geometry.padding[axis] > 0 or (shape[axis] - 1) * geometry.stride[axis] + geometry.kernel[axis] > size
+        geometry.padding[axis] > 0 or geometry.tap(shape[axis] - 1, geometry.kernel[axis] - 1, axis) >= size
         for axis, size in enumerate((height, width))
     ]
 

@@ -215,6 +215,11 @@ def test_max_pool():
     assert largest_difference(program_of(nn.MaxPool2d(3, 2, 1), (1, 19, 8, 11))) == 0
 
 
+def test_max_pool_whose_last_window_reaches_outside():
+    layer = nn.MaxPool2d(2, 2, dilation=4, ceil_mode=True)
+    assert largest_difference(program_of(layer, (1, 3, 6, 6))) == 0
+
+
 @few
 @given(
     size=st.tuples(st.integers(2, 9), st.integers(2, 40)),
