@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
-from mattecompress.analysis.operands import arguments_of
+from mattecompress.analysis.operands import arguments_of, is_flat
 from mattecompress.binarization.masking import find_masks
 from mattecompress.ops.masked import choose_width
 from mattecompress.pipeline import Context, Pass, expect
@@ -132,7 +132,7 @@ def _is_compact(program: Program, node: fx.Node, readers: set[fx.Node]) -> bool:
     return node.target in ELEMENTWISE and all(
         _positions(program, source) == _positions(program, node)
         if source in activations
-        else _is_flat(program, source)
+        else is_flat(program, source)
         for source in node.all_input_nodes
     )
 
@@ -145,15 +145,6 @@ def _positions(program: Program, node: fx.Node) -> tuple[int | str, ...]:
 
 def _activations(node: fx.Node) -> list[fx.Node]:
     return [source for source in node.all_input_nodes if source.op != "get_attr"]
-
-
-def _is_flat(program: Program, constant: fx.Node) -> bool:
-    """One number, or one for each channel of its reader."""
-    shape = program.facts(constant).sizes
-    slopes = all(reader.target is aten.prelu.default for reader in constant.users)
-    if len(shape) < 2:
-        return slopes or shape in ((), (1,))
-    return shape[-2:] == (1, 1) and (len(shape) == 3 or shape[0] == 1)
 
 
 def _keeps_size(program: Program, node: fx.Node, x: fx.Node, values: dict[str, Any]) -> bool:

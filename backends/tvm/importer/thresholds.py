@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from mattecompress import ops
+from mattecompress.analysis.operands import is_flat
 from mattecompress.facts import Provenance
 from mattecompress.program import Program
 from mattecompress.provenance import origins
@@ -74,7 +75,7 @@ def find_layer(program: Program, packing: fx.Node) -> Layer | None:
     """The layer that a packing ends, if the bytes it makes are full ones of one group."""
     steps: list[fx.Node] = []
     node = _operand(packing)
-    while node is not None and node.target in STEPS and len(node.users) == 1:
+    while node is not None and len(node.users) == 1 and _is_step(program, node):
         steps.insert(0, node)
         node = _operand(node)
     if node is None or node.target not in WITH_BITS or len(node.users) > 1:
@@ -87,6 +88,12 @@ def find_layer(program: Program, packing: fx.Node) -> Layer | None:
         return None
     full = program.facts(packing).sizes[3] * 8 == channels and channels % (8 * groups) == 0  # type: ignore[operator]
     return Layer(node, tuple(steps), packing) if full else None
+
+
+def _is_step(program: Program, node: fx.Node) -> bool:
+    """Whether a node does the same at every pixel."""
+    constants = [source for source in node.all_input_nodes if source.op == "get_attr"]
+    return node.target in STEPS and all(is_flat(program, constant) for constant in constants)
 
 
 def _operand(node: fx.Node) -> fx.Node | None:
@@ -103,8 +110,6 @@ def find_limits(program: Program, layer: Layer) -> tuple[Tensor, Tensor] | None:
     value = sums.expand(1, channels, -1)[..., None].contiguous()
     for step in (*layer.steps, layer.packing):
         value = _evaluate(program, step, value)
-        if step is not layer.packing and value.shape != (1, channels, len(sums), 1):
-            return None
     bits = ops.binary.unpack_bits(value[0, :, 0], channels).T
     return limits_of(bits, most)
 

@@ -38,6 +38,7 @@ def binary_net(middle, channels: int = 16) -> Program:
         c=nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
         d=nn.Conv2d(channels, 2, 1),
         ramp=nn.Linear(8, 1),
+        column=nn.Linear(1, 9),
     )
     torch.manual_seed(0)
     for tensor in (*net.parameters(), net.b[1].running_mean):
@@ -77,8 +78,9 @@ def test_layers_hand_on_bits(middle) -> None:
         lambda s, x: x + F.avg_pool2d(x, 3, 1, 1),
         lambda s, x: torch.sigmoid(x),
         lambda s, x: x * s.ramp.weight,
+        lambda s, x: x * s.column.weight,
     ],
-    ids=["read twice", "rounds differently elsewhere", "not the same at every pixel"],
+    ids=["read twice", "rounds differently elsewhere", "not the same in every column", "nor in every row"],
 )
 def test_other_layers_stay(middle) -> None:
     program = binary_net(middle)
