@@ -74,15 +74,14 @@ class LowerMasks(Pass):
         expect(not left, f"masked sums are still computed everywhere: {', '.join(left)}")
 
     def apply(self, program: Program, context: Context) -> str | None:
-        """Each sum on its own; those under one mask share its tiles."""
-        sums = _masked_sums(program)
+        """One sum after the other, since one may be an operand of the next; those under one mask share its tiles."""
         writer = _Writer(program)
-        for found in sums:
-            writer.lower(found)
+        while sums := _masked_sums(program):
+            writer.lower(sums[0])
         program.graph.eliminate_dead_code()
         return (
-            f"{len(sums)} sums, {writer.convolutions} convolutions under {len(writer.lists)} lists of tiles"
-            if sums
+            f"{writer.sums} sums, {writer.convolutions} convolutions under {len(writer.lists)} lists of tiles"
+            if writer.sums
             else None
         )
 
@@ -139,8 +138,8 @@ def _is_compact(program: Program, node: fx.Node, readers: set[fx.Node]) -> bool:
 
 def _positions(program: Program, node: fx.Node) -> tuple[int | str, ...]:
     """Images, rows and columns."""
-    batch, *sizes = program.facts(node).shape
-    return batch, *sizes[1:]
+    shape = program.facts(node).shape
+    return *shape[:1], *shape[2:]
 
 
 def _activations(node: fx.Node) -> list[fx.Node]:
@@ -177,10 +176,12 @@ class _Writer:
     lists: dict[fx.Node, Tiles] = field(default_factory=dict)
     gathered: dict[tuple[fx.Node, fx.Node], fx.Node] = field(default_factory=dict)
     widened: dict[tuple[object, ...], fx.Node] = field(default_factory=dict)
+    sums: int = 0
     convolutions: int = 0
 
     def lower(self, found: MaskedSum) -> None:
-        """Replace one sum."""
+        """Replace one sum; other sums may read it."""
+        self.sums += 1
         graph, tiles = self.program.graph, self.tiles(found.mask)
         with graph.inserting_before(found.total):
             mask = self.gather(found.mask, tiles)

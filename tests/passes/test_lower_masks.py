@@ -132,6 +132,27 @@ def test_costs_stay_known() -> None:
     assert before.masked_gflops == after.masked_gflops > 0
 
 
+class Chained(Sums):
+    """A masked sum of a masked sum, which the second layer reads too; the first one stands left or right."""
+
+    def __init__(self, left: bool) -> None:
+        super().__init__()
+        self.left = left
+
+    def forward(self, x: Tensor, h: Tensor) -> list[Tensor]:
+        mask = self.mask(x[:, 3:])
+        y = mask * self.close(x) + self.everywhere(x)
+        z = mask * self.gate_close(y)
+        return [y + z if self.left else z + y, h]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_sum_of_a_sum(left: bool) -> None:
+    dense, tiled = lowered(program_of(Chained(left)))
+    assert len(tiled.find(matte.scatter_tiles.default)) == 2
+    assert_same(dense, tiled, inputs_of(dense))
+
+
 class Shared(Sums):
     """The close layer's result is read beside the sum too, or multiplied by what is no mask."""
 
@@ -152,7 +173,7 @@ def test_leaves_what_more_than_a_mask_needs(elsewhere: bool) -> None:
 
 
 class PerImage(Sums):
-    """Behind the close layer, a number for each image or each row, or the state of the first image for all."""
+    """Behind the close layer, a number for all, each image or each row, or the state of the first image for all."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -161,12 +182,13 @@ class PerImage(Sums):
         self.register_buffer("rows", torch.rand(12, 1))
 
     def forward(self, x: Tensor, h: Tensor) -> list[Tensor]:
-        factor = h[:1] if self.kind == "state" else getattr(self, self.kind)
+        factors = {"state": h[:1], "mean": x.mean(), "images": self.images, "rows": self.rows}
+        factor = factors[self.kind]
         return [self.mask(x[:, 3:]) * (self.close(x) * factor) + self.everywhere(x), h]
 
 
-@pytest.mark.parametrize("kind", ["images", "rows", "state"])
-def test_what_differs_between_positions_stays_everywhere(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["images", "rows", "state", "mean"])
+def test_what_differs_between_positions_or_is_computed_stays_everywhere(kind: str) -> None:
     dense, tiled = lowered(program_of(PerImage(kind), 2))
     assert not tiled.find(matte.mask_tiles.default)
     assert_same(dense, tiled, inputs_of(dense))
