@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from tvm import relax, te
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.operands import (
     INJECTIVE,
     LOGICAL_ORDER,
@@ -152,6 +153,20 @@ class Scope:
     def constant(self, array: np.ndarray[Any, Any]) -> View:
         """A constant in memory."""
         return in_memory(relax.const(array))
+
+
+def refuse_computed(program: Program, node: fx.Node) -> str | None:
+    """Why a layer has no kernel: its weight or bias is computed, by other than a module, which is refused itself."""
+    given = arguments_of(node)
+    operands = [(name, given[name]) for name in ("weight", "bias") if given.get(name) is not None]
+    computed = [name for name, operand in operands if operand.op not in ("get_attr", "call_module")]
+    return f"its {computed[0]} is computed: no kernel" if computed else None
+
+
+def refuse_other_ranks(program: Program, node: fx.Node) -> str | None:
+    """Why an operation on images has no kernel: it reads what is none."""
+    rank = len(program.facts(node.args[0]).shape)  # type: ignore[arg-type]
+    return None if rank == IMAGE_RANK else f"no kernel for images of {rank} dimensions: give it (N,C,H,W)"
 
 
 def reordered(view: View, axes: Sequence[int], shape: Sequence[int]) -> View:

@@ -12,7 +12,13 @@ from tvm import te
 from mattecompress.backends.tvm.compute.convolution import Geometry, convolution, depthwise
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, Array, compose
 from mattecompress.backends.tvm.compute.winograd import suits_winograd, transform_weight, winograd
-from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.backends.tvm.importer.conversion import (
+    Conversion,
+    Scope,
+    refuse_computed,
+    refuse_other_ranks,
+)
+from mattecompress.program import Program
 
 aten = torch.ops.aten
 
@@ -98,4 +104,9 @@ def _pair(value: Any) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
+def _refuse(program: Program, node: fx.Node) -> str | None:
+    return refuse_other_ranks(program, node) or refuse_computed(program, node)
+
+
 CONVERTERS = {aten.conv2d.default: convert}
+REFUSALS = {aten.conv2d.default: _refuse}

@@ -28,7 +28,7 @@ from mattecompress.backends.tvm.compute.operands import (
     elementwise,
     stored,
 )
-from mattecompress.backends.tvm.importer.conversion import IMAGE_RANK, Conversion, Scope
+from mattecompress.backends.tvm.importer.conversion import IMAGE_RANK, Conversion, Scope, refuse_computed
 from mattecompress.program import Program
 
 aten, matte = torch.ops.aten, torch.ops.matte
@@ -216,4 +216,5 @@ def _refuse_gelu(program: Program, node: fx.Node) -> str | None:
 REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
     aten.pow.Tensor_Scalar: _refuse_power,
     aten.gelu.default: _refuse_gelu,
+    aten.prelu.default: refuse_computed,
 }

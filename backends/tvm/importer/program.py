@@ -31,7 +31,13 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
     **tokens.CONVERTERS,
     **lowered.CONVERTERS,
 }
-REFUSALS = {**elementwise.REFUSALS, **structure.REFUSALS, **layout.REFUSALS, **tokens.REFUSALS}
+REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
+    **elementwise.REFUSALS,
+    **convolution.REFUSALS,
+    **structure.REFUSALS,
+    **layout.REFUSALS,
+    **tokens.REFUSALS,
+}
 
 
 def supports(program: Program, node: fx.Node) -> str | None:

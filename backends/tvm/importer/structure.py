@@ -32,7 +32,7 @@ from mattecompress.backends.tvm.compute.pooling import (
 )
 from mattecompress.backends.tvm.compute.resize import resize_bilinear, resize_in_phases
 from mattecompress.backends.tvm.importer.absorption import FEW_CHANNELS
-from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope, refuse_other_ranks
 from mattecompress.ops.resize import Taps, phases, taps
 from mattecompress.program import Program
 
@@ -176,7 +176,9 @@ def _grid_mean(scope: Scope, node: fx.Node) -> Conversion:
 
 def _refuse_adaptive(program: Program, node: fx.Node) -> str | None:
     size = [int(value) for value in _filled(node, ())[1]]
-    return None if size == [1, 1] else f"adaptive pooling to {size} is not implemented, only to [1, 1]"
+    if size == [1, 1]:
+        return refuse_other_ranks(program, node)
+    return f"adaptive pooling to {size} is not implemented, only to [1, 1]"
 
 
 def _refuse_mean(program: Program, node: fx.Node) -> str | None:
@@ -215,5 +217,7 @@ CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {
 }
 REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
     aten.adaptive_avg_pool2d.default: _refuse_adaptive,
+    aten.avg_pool2d.default: refuse_other_ranks,
+    aten.max_pool2d.default: refuse_other_ranks,
     aten.mean.dim: _refuse_mean,
 }

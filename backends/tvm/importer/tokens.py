@@ -31,7 +31,7 @@ from mattecompress.backends.tvm.compute.operands import (
 )
 from mattecompress.backends.tvm.compute.product import linear, product
 from mattecompress.backends.tvm.compute.tokens import gathered, places_of, ranks_of, scattered, slots_of
-from mattecompress.backends.tvm.importer.conversion import Conversion, Scope
+from mattecompress.backends.tvm.importer.conversion import Conversion, Scope, refuse_computed
 from mattecompress.program import Program
 
 assert ops
@@ -302,10 +302,13 @@ def _refuse_convolution(program: Program, node: fx.Node) -> str | None:
     sizes, kernel = (program.facts(given[name]).shape for name in ("input", "weight"))
     one = len(sizes) == 3 and sizes[1] == kernel[0] == 1
     plain = one and given["bias"] is None and list(given["stride"]) == [1]
-    return None if plain else "a convolution of one dimension must be of one channel, without bias or stride"
+    if plain:
+        return refuse_computed(program, node)
+    return "a convolution of one dimension must be of one channel, without bias or stride"
 
 
 REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
+    aten.linear.default: refuse_computed,
     aten.softmax.int: _refuse_rows,
     aten.log_softmax.int: _refuse_rows,
     aten.layer_norm.default: _refuse_norm,

@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mattecompress.backends import UnsupportedError
+from mattecompress.backends.tvm.backend import Tvm
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.importer.program import import_program, supports
 from mattecompress.backends.tvm.schedule import rules_used
@@ -323,6 +325,8 @@ REFUSED = {
     "no kernel for aten.cumsum": Net(lambda self, x: x.cumsum(1)),
     "adaptive pooling to [2, 2]": nn.AdaptiveAvgPool2d(2),
     "a mean must keep": Net(lambda self, x: x.mean((1, 3))),
+    "its weight is computed": Net(lambda self, x: F.conv2d(x, x[:, :, :3, :3])),
+    "its bias is computed": Net(lambda self, x: F.linear(x, self.l.weight, x[0, 0, 0]), l=nn.Linear(6, 6)),
 }
 
 
@@ -331,6 +335,14 @@ def test_unsupported_nodes_say_why(reason):
     program = program_of(REFUSED[reason], (1, 4, 6, 6))
     reasons = [supports(program, node) for node in program.operations()]
     assert any(text is not None and text.startswith(reason) or reason in (text or "") for text in reasons)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 4, 1), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)], ids=repr
+)
+def test_images_without_a_batch_are_refused(layer):
+    with pytest.raises(UnsupportedError, match="images of 3 dimensions|the plane of an image"):
+        Tvm().compile(program_of(layer, (4, 6, 6)))
 
 
 def test_open_sizes_are_refused():
