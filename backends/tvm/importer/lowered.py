@@ -15,6 +15,7 @@ from mattecompress.backends.tvm.kernels.bitserial import emit_binary_conv2d, emi
 from mattecompress.backends.tvm.kernels.bitserial_depthwise import (
     emit_binary_depthwise_conv2d,
     emit_binary_depthwise_conv2d_bits,
+    refuse_taps,
 )
 from mattecompress.backends.tvm.kernels.integer import emit_dequantize, emit_quantize, emit_quantized_conv2d
 from mattecompress.backends.tvm.kernels.listed import (
@@ -35,6 +36,7 @@ from mattecompress.backends.tvm.kernels.packing import (
     limits_of,
     packed_signs,
 )
+from mattecompress.program import Program
 
 assert ops
 matte = torch.ops.matte
@@ -135,3 +137,11 @@ CONVERTERS = {
     matte.spread_tiles.default: spread,
     matte.gather_tiles.default: gather,
 }
+
+
+def _refuse_depthwise(program: Program, node: fx.Node) -> str | None:
+    rows, columns, _ = program.facts(node.args[1]).sizes  # type: ignore[arg-type]
+    return refuse_taps((rows, columns))
+
+
+REFUSALS = {matte.binary_depthwise_conv2d.default: _refuse_depthwise}

@@ -37,6 +37,7 @@ REFUSALS: dict[Any, Callable[[Program, fx.Node], str | None]] = {
     **structure.REFUSALS,
     **layout.REFUSALS,
     **tokens.REFUSALS,
+    **lowered.REFUSALS,
 }
 
 

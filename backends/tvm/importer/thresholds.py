@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from mattecompress import ops
 from mattecompress.analysis.operands import is_flat
+from mattecompress.backends.tvm.kernels.bitserial_depthwise import MOST_TAPS_TO_BITS
 from mattecompress.facts import Provenance
 from mattecompress.program import Program
 from mattecompress.provenance import origins
@@ -48,7 +49,6 @@ STEPS = {
     aten.prelu.default,
 }
 """Elementwise operations that round alike everywhere."""
-MOST_TAPS = 254
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def find_layer(program: Program, packing: fx.Node) -> Layer | None:
     groups = node.args[6] if node.target is matte.binary_conv2d.default else 1
     taps = program.facts(node.args[1]).sizes[:2]  # type: ignore[arg-type]
     depthwise = node.target is matte.binary_depthwise_conv2d.default
-    if depthwise and taps[0] * taps[1] > MOST_TAPS:
+    if depthwise and taps[0] * taps[1] > MOST_TAPS_TO_BITS:
         return None
     full = program.facts(packing).sizes[3] * 8 == channels and channels % (8 * groups) == 0  # type: ignore[operator]
     return Layer(node, tuple(steps), packing) if full else None

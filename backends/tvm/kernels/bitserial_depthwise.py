@@ -49,6 +49,8 @@ LANES = 8
 PIXELS = 4
 MOST_TAPS = 255
 """Counts of 1 that a byte can hold."""
+MOST_TAPS_TO_BITS = MOST_TAPS - 1
+"""As many where counts are compared with limits: one number is never reached."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def emit_binary_depthwise_conv2d_bits(
     """
     values = arguments(node)
     bits, weight, low, high = operands[0], *(constant(operand) for operand in operands[1:4])
-    plan = plan_binary_depthwise(weight, image_size(bits), values, MOST_TAPS - 1)
+    plan = plan_binary_depthwise(weight, image_size(bits), values, MOST_TAPS_TO_BITS)
     table = depthwise_table(weight, plan, values["encoding"], values["border"])
     rows, columns, _ = weight.shape
     bounds = find_bounds(table, plan.factor, low, high, rows * columns, 8)
@@ -113,15 +115,22 @@ def emit_binary_depthwise_conv2d_bits(
     return emit_kernel(builder, name, OPAQUE, compute, bits, lay_out_words(weight, plan), *limits)
 
 
+def refuse_taps(kernel: tuple[int, int], most: int = MOST_TAPS) -> str | None:
+    """Why the taps of a kernel (KH, KW) cannot be counted; None where they can."""
+    rows, columns = kernel
+    if rows * columns <= most:
+        return None
+    return f"a binary depthwise kernel of {rows}x{columns} taps: at most {most} are counted"
+
+
 def plan_binary_depthwise(
     weight: Array, size: tuple[int, int], values: dict[str, Any], most_taps: int = MOST_TAPS
 ) -> DepthwisePlan:
     """The plan for packed weights (KH, KW, B), an input of `size` and the node's other arguments."""
     rows, columns, _ = weight.shape
-    if rows * columns > most_taps:
-        raise ValueError(
-            f"a binary depthwise kernel of {rows}x{columns} taps: at most {most_taps} are counted"
-        )
+    refusal = refuse_taps((rows, columns), most_taps)
+    if refusal:
+        raise ValueError(refusal)
     window = geometry((rows, columns), values)
     octets = -(-values["channels"] // 8)
     widest = Registers.of(current_target()).bytes // LANES

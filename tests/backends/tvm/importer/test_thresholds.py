@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mattecompress.backends import UnsupportedError
+from mattecompress.backends.tvm.backend import Tvm
 from mattecompress.backends.tvm.compile import compile_host, lower
 from mattecompress.backends.tvm.importer.thresholds import join_packings, limits_of
 from mattecompress.modules.binary import BinaryConv2d
@@ -85,6 +87,14 @@ def test_layers_hand_on_bits(middle) -> None:
 def test_other_layers_stay(middle) -> None:
     program = binary_net(middle)
     assert targets(join_packings(program)) == targets(program)
+
+
+def test_more_taps_than_a_byte_counts_are_refused() -> None:
+    wide = nn.Conv2d(8, 8, 17, padding=8, groups=8)
+    program = program_of(nn.Sequential(nn.Conv2d(3, 8, 1), wide, nn.Conv2d(8, 2, 1)), (1, 3, 20, 20))
+    program = parse_pipeline("binarize{method=react},lower").run(program, Context())
+    with pytest.raises(UnsupportedError, match="at most 255"):
+        Tvm().compile(program)
 
 
 def test_channels_that_fill_no_byte_stay() -> None:
