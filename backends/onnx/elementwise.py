@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx
 
+from mattecompress.analysis.operands import promoted_type
 from mattecompress.backends.onnx.call import Call
 from mattecompress.backends.onnx.graph import RefusalError
 
@@ -176,16 +176,8 @@ def _invert(call: Call) -> str:
 
 def _promoted(call: Call, left: Any, right: Any) -> tuple[str, str]:
     """Both operands in the element type that torch computes in."""
-    dtype = torch.result_type(_stand_in(call, left), _stand_in(call, right))
+    dtype = promoted_type(left, right)
     return call.operand(left, dtype), call.operand(right, dtype)
-
-
-def _stand_in(call: Call, argument: Any) -> Any:
-    """An object that takes the argument's part in torch's promotion rules."""
-    if not isinstance(argument, fx.Node):
-        return argument
-    facts = call.facts(argument)
-    return 0 if facts.dtype is None else torch.empty([1] * len(facts.shape), dtype=facts.dtype, device="meta")
 
 
 def _scaled(call: Call, value: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from mattecompress.facts import Facts
 from mattecompress.program import Program
 
 aten = torch.ops.aten
@@ -25,3 +26,16 @@ def is_flat(program: Program, constant: fx.Node) -> bool:
     if len(shape) < 2:
         return slopes or shape in ((), (1,))
     return shape[-2:] == (1, 1) and (len(shape) == 3 or shape[0] == 1)
+
+
+def promoted_type(left: Any, right: Any) -> torch.dtype:
+    """The element type that torch computes in where it is given two nodes, or a node and a number."""
+    return torch.result_type(_stand_in(left), _stand_in(right))
+
+
+def _stand_in(operand: Any) -> Any:
+    """What takes an operand's part in torch's promotion rules."""
+    if not isinstance(operand, fx.Node):
+        return operand
+    facts: Facts = operand.meta["facts"]
+    return 0 if facts.dtype is None else torch.empty([1] * len(facts.shape), dtype=facts.dtype, device="meta")

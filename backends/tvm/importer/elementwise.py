@@ -8,6 +8,7 @@ from torch import fx
 from tvm import te, tirx
 
 import mattecompress.ops  # noqa: F401  registers the matte:: operators
+from mattecompress.analysis.operands import promoted_type
 from mattecompress.backends.tvm.compute import mathematics
 from mattecompress.backends.tvm.compute.mathematics import (
     clamp,
@@ -28,7 +29,13 @@ from mattecompress.backends.tvm.compute.operands import (
     elementwise,
     stored,
 )
-from mattecompress.backends.tvm.importer.conversion import IMAGE_RANK, Conversion, Scope, refuse_computed
+from mattecompress.backends.tvm.importer.conversion import (
+    DTYPE_NAMES,
+    IMAGE_RANK,
+    Conversion,
+    Scope,
+    refuse_computed,
+)
 from mattecompress.program import Program
 
 aten, matte = torch.ops.aten, torch.ops.matte
@@ -122,7 +129,7 @@ def convert(scope: Scope, node: fx.Node) -> Conversion:
 
 def compare(scope: Scope, node: fx.Node) -> Conversion:
     """Any node of `COMPARISONS`: whoever reads the truth values computes them."""
-    as_is, dtype = scope.are_tokens(node.all_input_nodes), scope.dtype(node.args[0])  # type: ignore[arg-type]
+    as_is, dtype = scope.are_tokens(node.all_input_nodes), DTYPE_NAMES[promoted_type(*node.args)]
     view = _compute(scope, node, COMPARISONS[node.target], dtype, as_is)
     return Conversion(view, "compare", BROADCAST, done=True, as_is=as_is)
 

@@ -115,6 +115,8 @@ ELEMENTWISE = {
     "from a constant": lambda x: 1 - x,
     "larger or equal": lambda x: torch.where(x >= 0.25, x, x * 0.5),
     "larger of two": lambda x: torch.where(x > x.neg(), x, x * 0.5) + torch.where(x >= x[:, :1], x, -x),
+    "an integer and half of one": lambda x: torch.where(x.to(torch.int32) >= 0.5, x, -x),
+    "integers and floats": lambda x: torch.where((2 * x).to(torch.int32) >= x, x, x * 0.5),
     "compared once": lambda x: F.relu(torch.where(x > 0, x * 3, x)) + x,
     "add scaled": lambda x: torch.add(x, x.mean(1, keepdim=True), alpha=0.5),
     "times a constant plus": lambda x: x * 0.3 + x,
