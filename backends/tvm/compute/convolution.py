@@ -4,6 +4,7 @@ y[n,h,w,o] = sum over kh, kw, i of x[n, h*s + kh*d - p, w*s + kw*d - p, i] * k[k
 fused multiply-add; the order is part of the contract, since it decides the last bit on every target.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import te
@@ -32,6 +33,12 @@ class Geometry:
     def tap(self, position: Index, step: Index, axis: int) -> Index:
         """Position in the padded input of a window's element."""
         return position * self.stride[axis] + step * self.dilation[axis]
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """That of rows and that of columns, given as one number for both or as two."""
+    values = [value, value] if isinstance(value, int) else list(value)
+    return (values[0], values[-1])
 
 
 def gather(

@@ -19,6 +19,7 @@ from torch import fx
 
 from mattecompress import ops
 from mattecompress.analysis.propagation import propagate
+from mattecompress.backends.tvm.importer.absorption import PACKINGS
 from mattecompress.facts import Facts, Provenance
 from mattecompress.program import Program
 from mattecompress.provenance import origins
@@ -26,7 +27,6 @@ from mattecompress.provenance import origins
 assert ops
 aten, matte = torch.ops.aten, torch.ops.matte
 
-PACKINGS = {matte.pack_signs.default, matte.pack_units.default}
 STRIDES: dict[Any, int] = {aten.conv2d.default: 3, matte.binary_conv2d.default: 3}
 """Convolutions, and which argument is the stride; padding and dilation follow."""
 POINTWISE = {

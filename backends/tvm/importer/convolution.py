@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from tvm import te
 
-from mattecompress.backends.tvm.compute.convolution import Geometry, convolution, depthwise
+from mattecompress.analysis.operands import arguments_of
+from mattecompress.backends.tvm.compute.convolution import Geometry, convolution, depthwise, pair
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, Array, compose
 from mattecompress.backends.tvm.compute.winograd import suits_winograd, transform_weight, winograd
 from mattecompress.backends.tvm.importer.conversion import (
@@ -37,9 +37,11 @@ class Way:
 
 def convert(scope: Scope, node: fx.Node) -> Conversion:
     """`aten.conv2d.default` on constant weights."""
-    x, weight_node, bias_node, stride, padding, dilation, groups = _arguments(node)
-    weight, bias = scope.tensor(weight_node), scope.tensor(bias_node)
+    given = arguments_of(node)
+    x, groups = given["input"], given["groups"]
+    weight, bias = scope.tensor(given["weight"]), scope.tensor(given["bias"])
     assert weight is not None
+    stride, padding, dilation = (pair(given[name]) for name in ("stride", "padding", "dilation"))
     outputs, _, rows, columns = weight.shape
     geometry, inputs = Geometry((rows, columns), stride, padding, dilation), scope.shape(x)[1]
     source = scope.view(x)
@@ -88,20 +90,6 @@ def _lay_out(weight: Tensor, pad: bool = False) -> Array:
         laid_out = F.pad(laid_out, (0, 0, 0, -weight.shape[1] % DEPTH_MULTIPLE[weight.dtype]))
     result: Array = laid_out.contiguous().numpy()
     return result
-
-
-def _arguments(node: fx.Node) -> tuple[Any, ...]:
-    defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
-    arguments = tuple(node.args) + defaults[len(node.args) :]
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    values = [node.kwargs.get(name, value) for name, value in zip(names, arguments, strict=True)]
-    pairs = (_pair(value) for value in values[3:6])
-    return (*values[:3], *pairs, values[6])
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    values = [value, value] if isinstance(value, int) else list(value)
-    return (values[0], values[-1])
 
 
 def _refuse(program: Program, node: fx.Node) -> str | None:

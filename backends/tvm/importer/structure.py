@@ -10,7 +10,7 @@ from torch import fx
 from tvm import te
 
 from mattecompress import ops
-from mattecompress.backends.tvm.compute.convolution import Geometry
+from mattecompress.backends.tvm.compute.convolution import Geometry, pair
 from mattecompress.backends.tvm.compute.operands import (
     INJECTIVE,
     OPAQUE,
@@ -130,7 +130,7 @@ def _average_pool(scope: Scope, node: fx.Node) -> Conversion:
     source, kernel, stride, padding, _, include, divisor = _filled(
         node, (None, None, [], 0, False, True, None)
     )
-    geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding), (1, 1))
+    geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding), (1, 1))
     shape = scope.shape(node)[2:]
 
     def compute(x: te.Tensor) -> te.Tensor:
@@ -141,7 +141,7 @@ def _average_pool(scope: Scope, node: fx.Node) -> Conversion:
 
 def _max_pool(scope: Scope, node: fx.Node) -> Conversion:
     source, kernel, stride, padding, dilation, _ = _filled(node, (None, None, [], 0, 1, False))
-    geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation))
+    geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
     shape = scope.shape(node)[2:]
 
     def compute(x: te.Tensor) -> te.Tensor:
@@ -197,11 +197,6 @@ def _axes(node: fx.Node) -> set[int]:
 
 def _filled(node: fx.Node, defaults: Sequence[Any]) -> tuple[Any, ...]:
     return (*node.args, *defaults[len(node.args) :])
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    values = [value, value] if isinstance(value, int) else list(value)
-    return (values[0], values[-1])
 
 
 CONVERTERS: dict[Any, Callable[[Scope, fx.Node], Conversion]] = {

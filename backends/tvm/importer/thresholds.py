@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from mattecompress import ops
 from mattecompress.analysis.operands import is_flat
+from mattecompress.backends.tvm.importer.absorption import PACKINGS
 from mattecompress.backends.tvm.kernels.bitserial_depthwise import MOST_TAPS_TO_BITS
 from mattecompress.facts import Provenance
 from mattecompress.program import Program
@@ -28,7 +29,6 @@ WITH_BITS: dict[Any, Any] = {
     matte.binary_conv2d.default: matte.binary_conv2d_bits.default,
     matte.binary_depthwise_conv2d.default: matte.binary_depthwise_conv2d_bits.default,
 }
-PACKINGS = {matte.pack_signs.default, matte.pack_units.default}
 STEPS = {
     aten.add.Tensor,
     aten.sub.Tensor,
