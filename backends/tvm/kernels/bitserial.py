@@ -25,6 +25,7 @@ import numpy as np
 from torch import fx
 from tvm import relax, te, tirx
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, OPAQUE
 from mattecompress.backends.tvm.kernels.bounds import find_bounds
@@ -44,7 +45,6 @@ from mattecompress.backends.tvm.kernels.window import (
     Array,
     Expression,
     Outputs,
-    arguments,
     border_table,
     constant,
     emit_kernel,
@@ -123,7 +123,7 @@ class BinaryPlan:
 
 def emit_binary_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::binary_conv2d`: bits uint8 (N, H, W, groups * B) to int32 (N, OH, OW, O)."""
-    values = arguments(node)
+    values = arguments_of(node)
     bits, weight = operands[0], constant(operands[1])
     plan = plan_binary_convolution(weight, image_size(bits), values)
     table = binary_table(weight, values["channels"], plan, values["encoding"], values["border"])
@@ -138,7 +138,7 @@ def emit_binary_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Seq
 
 def emit_binary_conv2d_bits(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::binary_conv2d_bits`: bits uint8 (N, H, W, groups * B) to bits uint8 (N, OH, OW, O / 8)."""
-    values = arguments(node)
+    values = arguments_of(node)
     bits, weight, low, high = operands[0], *(constant(operand) for operand in operands[1:4])
     plan = plan_binary_convolution(weight, image_size(bits), values, packed=True)
     table = binary_table(weight, values["channels"], plan, values["encoding"], values["border"])

@@ -19,6 +19,7 @@ import numpy as np
 from torch import fx
 from tvm import relax, te, tirx
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, OPAQUE
 from mattecompress.backends.tvm.kernels.bitserial import FACTORS
@@ -34,7 +35,6 @@ from mattecompress.backends.tvm.kernels.tiles import Registers, inline_epilogue
 from mattecompress.backends.tvm.kernels.window import (
     Array,
     Expression,
-    arguments,
     border_table,
     constant,
     emit_kernel,
@@ -79,7 +79,7 @@ def emit_binary_depthwise_conv2d(
     Raises:
         ValueError: the kernel has more than 255 taps.
     """
-    values = arguments(node)
+    values = arguments_of(node)
     bits, weight = operands[0], constant(operands[1])
     plan = plan_binary_depthwise(weight, image_size(bits), values)
     table = depthwise_table(weight, plan, values["encoding"], values["border"])
@@ -100,7 +100,7 @@ def emit_binary_depthwise_conv2d_bits(
     Raises:
         ValueError: the kernel has more than 254 taps.
     """
-    values = arguments(node)
+    values = arguments_of(node)
     bits, weight, low, high = operands[0], *(constant(operand) for operand in operands[1:4])
     plan = plan_binary_depthwise(weight, image_size(bits), values, MOST_TAPS_TO_BITS)
     table = depthwise_table(weight, plan, values["encoding"], values["border"])

@@ -20,6 +20,7 @@ import torch
 from torch import fx
 from tvm import relax, te, tirx
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.mathematics import fused, named, product, quotient
 from mattecompress.backends.tvm.compute.operands import BROADCAST, CONVOLUTION
@@ -39,7 +40,6 @@ from mattecompress.backends.tvm.kernels.window import (
     Array,
     Expression,
     Outputs,
-    arguments,
     border_table,
     constant,
     emit_kernel,
@@ -103,7 +103,7 @@ def emit_quantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence
     Clamping to what the codes can say changes nothing before the division either, and then adding `ROUND_SHIFT` rounds:
     the sum's lowest bits are the integer.
     """
-    values = arguments(node)
+    values = arguments_of(node)
     zero_point, step = values["zero_point"], np.float32(values["scale"])
     shift, bias = tirx.const(ROUND_SHIFT, "float32"), tirx.const(SHIFT_BITS - zero_point, "int32")
     low, high = (
@@ -141,7 +141,7 @@ def divided(value: Expression, divisor: np.float32) -> Expression:
 
 def emit_dequantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::dequantize`: uint8 to float32."""
-    values = arguments(node)
+    values = arguments_of(node)
     step = tirx.const(np.float32(values["scale"]), "float32")
     zero = tirx.const(float(values["zero_point"]), "float32")
 
@@ -155,7 +155,7 @@ def emit_dequantize(builder: relax.BlockBuilder, node: fx.Node, operands: Sequen
 
 def emit_quantized_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::quantized_conv2d`: codes uint8 (N, H, W, C) to int32 (N, OH, OW, O)."""
-    values = arguments(node)
+    values = arguments_of(node)
     codes = operands[0]
     channels = int(codes.ty.shape[3])
     weight = signed_weight(constant(operands[1]), channels // values["groups"], values)

@@ -17,8 +17,9 @@ from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.operands import OPAQUE
-from mattecompress.backends.tvm.kernels.window import Expression, Outputs, arguments, constant
+from mattecompress.backends.tvm.kernels.window import Expression, Outputs, constant
 from mattecompress.backends.tvm.schedules.stages import child_blocks
 
 JOINS_BASE = "matte.joins_base"
@@ -39,7 +40,7 @@ def active_outputs(tiles: te.Tensor, height: int, columns: int, width: int) -> O
 
 def emit_mask_tiles(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::mask_tiles`: mask (N, H, W, 1) to int32 (1 + 2 K)."""
-    width = arguments(node)["width"]
+    width = arguments_of(node)["width"]
 
     def compute(mask: te.Tensor) -> te.Tensor:
         return list_tiles(mask, width)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 from tvm import relax, te
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION
 from mattecompress.backends.tvm.kernels.bitserial import (
     binary_convolution,
@@ -32,7 +33,7 @@ from mattecompress.backends.tvm.kernels.integer import (
 from mattecompress.backends.tvm.kernels.integer import lay_out_words as lay_out_codes
 from mattecompress.backends.tvm.kernels.listed import active_outputs, emit_over, sums_of
 from mattecompress.backends.tvm.kernels.masked_float import schedule_floats
-from mattecompress.backends.tvm.kernels.window import MASKED, arguments, constant, image_size
+from mattecompress.backends.tvm.kernels.window import MASKED, constant, image_size
 from mattecompress.backends.tvm.schedules.guard import mark_guarded
 from mattecompress.backends.tvm.schedules.stages import child_blocks
 
@@ -41,7 +42,7 @@ def emit_masked_binary_conv2d(
     builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]
 ) -> relax.Var:
     """`matte::masked_binary_conv2d`: bits uint8 (N, H, W, groups * B) to int32 (1, K, width, O)."""
-    values = arguments(node)
+    values = arguments_of(node)
     bits, weight, tiles = operands[0], constant(operands[1]), operands[2]
     plan = plan_binary_convolution(weight, image_size(bits), values, columns=values["width"])
     table = binary_table(weight, values["channels"], plan, values["encoding"], values["border"])
@@ -60,7 +61,7 @@ def emit_masked_quantized_conv2d(
     builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]
 ) -> relax.Var:
     """`matte::masked_quantized_conv2d`: codes uint8 (N, H, W, C) to int32 (1, K, width, O)."""
-    values = arguments(node)
+    values = arguments_of(node)
     codes, tiles = operands[0], operands[2]
     channels = int(codes.ty.shape[3])
     weight = signed_weight(constant(operands[1]), channels // values["groups"], values)

@@ -12,6 +12,7 @@ import numpy as np
 from torch import fx
 from tvm import relax, te, tirx
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.compute.operands import CONVOLUTION, View, compose, emit, in_memory
 from mattecompress.backends.tvm.kernels.intrinsics import current_target, words_loaded_together
@@ -21,7 +22,6 @@ from mattecompress.backends.tvm.kernels.window import (
     Array,
     Expression,
     Outputs,
-    arguments,
     constant,
     geometry,
     result_tile,
@@ -48,7 +48,7 @@ def emit_masked_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Seq
 
     Sums run over rows, then columns, then channels.
     """
-    values = arguments(node)
+    values = arguments_of(node)
     image = operands[0] if isinstance(operands[0], View) else in_memory(operands[0])
     tiles = in_memory(expression(operands[-1]))
     weight = constant(operands[1])

@@ -17,10 +17,11 @@ import numpy as np
 from torch import fx
 from tvm import relax, te, tirx
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.backends.tvm.compute.operands import INJECTIVE, View, compose
 from mattecompress.backends.tvm.kernels.intrinsics import current_target, flag, gather_bits, octets_gathered
 from mattecompress.backends.tvm.kernels.tiles import Registers
-from mattecompress.backends.tvm.kernels.window import Expression, arguments, constant, emit_kernel
+from mattecompress.backends.tvm.kernels.window import Expression, constant, emit_kernel
 from mattecompress.backends.tvm.schedules.pieces import (
     PIXEL_LOOP,
     ROW_LOOP,
@@ -39,7 +40,7 @@ Test = Callable[[Expression, Expression], Expression]
 
 def emit_pack_signs(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::pack_signs`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
-    values = arguments(node)
+    values = arguments_of(node)
     if values["threshold"] is None:
         return _emit(builder, values, operands[0], lambda x, _: x >= tirx.const(0.0, "float32"))
     return _emit(builder, values, operands[0], _reaches, limits_of(operands[1]))
@@ -52,12 +53,12 @@ def limits_of(threshold: Any) -> Any:
 
 def emit_pack_units(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::pack_units`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
-    return _emit(builder, arguments(node), operands[0], lambda x, _: x > tirx.const(0.5, "float32"))
+    return _emit(builder, arguments_of(node), operands[0], lambda x, _: x > tirx.const(0.5, "float32"))
 
 
 def emit_pack_plane(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
     """`matte::pack_plane`: float32 (N, H, W, C) to uint8 (N, H, W, groups * B)."""
-    values = arguments(node)
+    values = arguments_of(node)
     return _emit(builder, values, operands[0], _odd_code if values["plane"] == 0 else _high_code)
 
 
@@ -76,7 +77,7 @@ def _number(value: float) -> Expression:
 
 def packed_signs(source: View, node: fx.Node, limits: View) -> View:
     """What `matte::pack_signs` makes of a source and its thresholds."""
-    return compose(_packing(arguments(node), _reaches), [source, limits])
+    return compose(_packing(arguments_of(node), _reaches), [source, limits])
 
 
 def _reaches(x: Expression, limit: Expression) -> Expression:

@@ -1,4 +1,4 @@
-"""What integer convolutions share: the arguments of their nodes, and the borders of the image.
+"""What integer convolutions share: their windows, and the borders of the image.
 
 Their inner loops know no borders: they read a padded copy. What a padded tap contributes wrongly is put right by a
 small table, which also holds the constant part of the result:
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import fx
 from tvm import relax, te, tirx
 from tvm.ir import GenericConst
 
@@ -24,14 +23,8 @@ Expression = Any
 MASKED = "masked"
 
 
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call of a registered operation, by the names of its schema."""
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-
-
 def geometry(kernel: Sequence[int], values: dict[str, Any]) -> Geometry:
-    """The window of a convolution with `kernel` and the `arguments` of its node."""
+    """The window of a convolution with `kernel` and the arguments of its node, by name."""
     stride, padding, dilation = (tuple(values[name]) for name in ("stride", "padding", "dilation"))
     return Geometry(tuple(kernel), stride, padding, dilation)  # type: ignore[arg-type]
 
