@@ -65,8 +65,8 @@ def _calls(program: Program) -> list[fx.Node]:
 
 
 def _inputs(call: fx.Node) -> dict[str, fx.Node]:
-    nodes = [node for node in call.args if isinstance(node, fx.Node)]
-    return dict(zip(("x", "refined", "scores"), nodes, strict=False))
+    nodes = (node for node in call.args if isinstance(node, fx.Node))
+    return {f"input{number}": node for number, node in enumerate(nodes)}
 
 
 class _Composed(nn.Module):
@@ -78,9 +78,9 @@ class _Composed(nn.Module):
         for name, part in module.named_children():
             self.add_module(name, part)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """As of the module."""
-        result: Tensor = self.compute(self, x)
+        result: Tensor = self.compute(self, *inputs)
         return result
 
 

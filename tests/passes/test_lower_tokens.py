@@ -3,6 +3,7 @@ import torch
 
 from mattecompress.modules.routed_attention import RoutedAttention
 from mattecompress.passes.lower_tokens import LowerTokens
+from mattecompress.passes.prune_tokens import PruneTokens
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.text import print_program
@@ -29,6 +30,15 @@ def test_computes_the_same(options: str, margin: float) -> None:
     x = torch.randn(2, 3, 4, 8)
     torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-5)
     assert parse_program(print_program(result.program), result.program.state_dict()) == result.program
+
+
+@torch.no_grad()
+def test_routers_that_look_at_kept_tokens_only() -> None:
+    program = PruneTokens(keep=0.5)(mixer(blocks=2)).program
+    result = LowerTokens()(program)
+    assert result.notes == "2 modules"
+    x = torch.randn(2, 3, 4, 8)
+    torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-5)
 
 
 def test_leaves_attention_whose_shapes_depend_on_data() -> None:
