@@ -132,11 +132,13 @@ class _Writer:
 
 
 def _float_operations(program: Program) -> list[fx.Node]:
-    """Operations that yield floating-point tensors, casts between them aside."""
+    """Operations on floating-point tensors that yield such, casts between them aside; what makes one anew is none."""
     return [
         node
         for node in program.operations()
-        if program.facts(node).dtype in FLOATS and node.target is not to_dtype
+        if program.facts(node).dtype in FLOATS
+        and node.target is not to_dtype
+        and any(program.facts(source).dtype in FLOATS for source in node.all_input_nodes)
     ]
 
 

@@ -104,3 +104,25 @@ def test_refuses_weights_out_of_range() -> None:
     with pytest.raises(PreconditionError, match="@conv.weight holds 70000 and float16 ends at 65504"):
         CastHalf()(program)
     assert CastHalf(exclude=("conv",))(program).modified is False
+
+
+class Making(nn.Module):
+    """Multiplies by a tensor that it makes anew for each frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x) * torch.full((1, 1, 4, 4), 0.5)
+        return y
+
+
+def test_casts_what_the_network_makes() -> None:
+    torch.manual_seed(0)
+    program = capture(Making(), Signature((("x", (1, 3, 4, 4)),), ("y",)), "making")
+    result = CastHalf()(program)
+    assert result.notes == "2 operations in float16"
+    x = torch.rand(1, 3, 4, 4)
+    torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=4e-3, atol=4e-3)
+    assert not CastHalf()(result.program).modified
