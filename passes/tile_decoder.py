@@ -229,6 +229,8 @@ def _are_joined(ends: list[fx.Node]) -> bool:
 def _is_local(program: Program, node: fx.Node) -> bool:
     """Whether rows of a node's value are computed from rows nearby."""
     images = _images(program, node)
+    if not images or any(len(program.facts(image).shape) != 4 for image in images):
+        return False
     heights = {_height(program, image) for image in images}
     if node.op == "call_module":
         return isinstance(program.module(node), BatchNorm2d)
@@ -247,8 +249,17 @@ def _is_local(program: Program, node: fx.Node) -> bool:
 
 
 def _images(program: Program, node: fx.Node) -> list[fx.Node]:
-    """The images that a node reads, without parameters."""
-    return [source for source in node.all_input_nodes if source.op != "get_attr"]
+    """The images that a node reads, held ones too; weights, and what is held once for all rows, are none."""
+    weights = node.args[1:] if node.target is aten.conv2d.default else ()
+    return [
+        source
+        for source in node.all_input_nodes
+        if source.op != "get_attr" or (source not in weights and _has_rows(program.facts(source).shape))
+    ]
+
+
+def _has_rows(shape: tuple[int | str, ...]) -> bool:
+    return len(shape) > 1 and shape[-2] != 1
 
 
 def _image(node: fx.Node) -> fx.Node:

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,6 +53,26 @@ def network(height: int, kernel: int = 3, pooled: bool = False) -> Program:
     return capture(Net(Decoder(kernel, pooled)).eval(), Signature((("x", (2, 3, height, 8)),), ("y",)), "net")
 
 
+class Adding(nn.Module):
+    """A decoder that adds to the picture what it holds."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+        self.register_buffer("held", torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x + self.held)
+        return y
+
+
+def alone(decoder: nn.Module, *shape: int) -> Program:
+    """A network of nothing but a decoder."""
+    torch.manual_seed(0)
+    net = nn.Sequential(OrderedDict(decoder=decoder)).eval()
+    return capture(net, Signature((("x", shape),), ("y",)), "net")
+
+
 PROGRAMS = {kernel: network(32, kernel) for kernel in (1, 3, 5)}
 
 
@@ -61,6 +83,15 @@ def test_strips_of_any_height_compute_the_same(rows: int, kernel: int) -> None:
     program, x = PROGRAMS[kernel], torch.rand(2, 3, 32, 8)
     result = TileDecoder(rows=rows)(program)
     assert result.modified == (rows < 32)
+    torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 8), (1, 3, 16, 1), (1, 3, 1, 8), (3, 1, 1)])
+@torch.no_grad()
+def test_images_that_are_held_are_cut_where_they_have_rows(shape: tuple[int, ...]) -> None:
+    program, x = alone(Adding(*shape), 2, 3, 16, 8), torch.rand(2, 3, 16, 8)
+    result = TileDecoder(rows=5)(program)
+    assert result.notes == "4 strips of 5 rows"
     torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-6)
 
 
@@ -82,6 +113,10 @@ def test_golden(golden) -> None:
 def test_refuses() -> None:
     with pytest.raises(PreconditionError, match="mean.dim, cannot be computed strip by strip"):
         TileDecoder()(network(32, pooled=True))
+    with pytest.raises(PreconditionError, match="add.Tensor, cannot be computed strip by strip"):
+        TileDecoder()(alone(Adding(16, 8), 2, 3, 16, 8))
+    with pytest.raises(PreconditionError, match="linear.default, cannot be computed strip by strip"):
+        TileDecoder()(alone(nn.Linear(4, 2), 2, 4))
     with pytest.raises(PreconditionError, match="no operation is in the scope 'head'"):
         TileDecoder(decoder="head")(PROGRAMS[3])
     with pytest.raises(StripError, match="rows=0"):
