@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mattecompress.analysis.attention import attention_path, find_attention, heads_of
+from mattecompress.analysis.attention import attention_path, find_attention, heads_of, require_fixed_grid
 from mattecompress.errors import UserError
 from mattecompress.grafting import graft_module
 from mattecompress.pipeline import Context, Pass, expect
@@ -46,8 +46,10 @@ class MergeTokens(Pass):
             raise ShareError(f"share={self.share}: expected more than 0 and at most 0.5 of the tokens")
 
     def requires(self, program: Program) -> None:
-        """Nothing is lowered."""
+        """Nothing is lowered, and height and width are fixed."""
         expect(program.level is not Level.LOWERED, "the program is lowered: run merge-tokens before lowering")
+        for attention in find_attention(program):
+            require_fixed_grid(program, attention)
 
     def ensures(self, program: Program) -> None:
         """None is left that takes all tokens."""

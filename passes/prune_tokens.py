@@ -27,6 +27,7 @@ from mattecompress.analysis.attention import (
     grid_of,
     heads_of,
     insert_module,
+    require_fixed_grid,
 )
 from mattecompress.errors import UserError
 from mattecompress.grafting import graft_module
@@ -60,11 +61,12 @@ class PruneTokens(Pass):
             raise KeepError(f"keep={self.keep}: expected a share of the tokens between 0 and 1")
 
     def requires(self, program: Program) -> None:
-        """Nothing is lowered, and each attention that a predictor is for follows a layer norm."""
+        """Nothing is lowered, height and width are fixed, and each attention that a predictor is for follows a layer norm."""
         expect(program.level is not Level.LOWERED, "the program is lowered: run prune-tokens before lowering")
-        for attention in find_attention(program) if self.method == "dynamicvit" else ():
+        for attention in find_attention(program):
+            require_fixed_grid(program, attention)
             expect(
-                attention.source.target is layer_norm,
+                self.method == "evit" or attention.source.target is layer_norm,
                 f"%{attention.source.name} before attention is no layer norm",
             )
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mattecompress import ops
-from mattecompress.analysis.attention import Attention, find_attention
+from mattecompress.analysis.attention import Attention, find_attention, require_fixed_grid
 from mattecompress.errors import UserError
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
@@ -49,8 +49,8 @@ class RewriteAttention(Pass):
             "the program is lowered: run rewrite-attention before lowering",
         )
         for attention in find_attention(program):
-            fixed = all(isinstance(size, int) for size in program.facts(attention.source).shape[1:])
-            expect(fixed, "the program's size is open: fix it with -p 'set-resolution{height=512 width=512}'")
+            if attention.vertical is not None:
+                require_fixed_grid(program, attention)
 
     def ensures(self, program: Program) -> None:
         """None is left in the plain form."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from mattecompress.pipeline import expect
 from mattecompress.program import Program, owner_of
 
 aten = torch.ops.aten
@@ -63,6 +64,13 @@ def grid_of(program: Program, attention: Attention) -> tuple[int, int]:
     """(H, W) of an attention of fixed size."""
     _, height, width, _ = program.facts(attention.source).shape
     return int(height), int(width)
+
+
+def require_fixed_grid(program: Program, attention: Attention) -> None:
+    """Raise `PreconditionError` while height or width of what an attention takes is open."""
+    sizes = program.facts(attention.source).shape[1:]
+    fixed = all(isinstance(size, int) for size in sizes)
+    expect(fixed, "the program's size is open: fix it with -p 'set-resolution{height=512 width=512}'")
 
 
 def attention_path(program: Program, attention: Attention) -> str:

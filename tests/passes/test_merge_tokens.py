@@ -4,11 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mattecompress.passes.merge_tokens import Matching, MergeTokens, ShareError
+from mattecompress.pipeline import PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level
 from mattecompress.text import print_program
 from tests.models.vit import random_inputs, tiny_program
-from tests.passes.attention_nets import mixer
+from tests.passes.attention_nets import OPEN, mixer
 
 sizes = st.integers(2, 13).flatmap(
     lambda length: st.tuples(st.just(length), st.integers(0, (length + 1) // 2))
@@ -84,3 +85,8 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
 def test_refuses_shares_out_of_range(share: float) -> None:
     with pytest.raises(ShareError, match=f"share={share}"):
         MergeTokens(share=share)
+
+
+def test_refuses_open_sizes() -> None:
+    with pytest.raises(PreconditionError, match="size is open: fix it with -p 'set-resolution"):
+        MergeTokens()(mixer(grid=OPEN))

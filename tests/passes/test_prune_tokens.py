@@ -10,11 +10,12 @@ from mattecompress.passes.prune_tokens import (
     PruneTokens,
     Selection,
 )
+from mattecompress.pipeline import PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level
 from mattecompress.text import print_program
 from tests.models.vit import random_inputs, tiny_program
-from tests.passes.attention_nets import mixer
+from tests.passes.attention_nets import OPEN, mixer
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +104,9 @@ def test_leaves_other_attention_alone() -> None:
 def test_refuses_shares_out_of_range(keep: float) -> None:
     with pytest.raises(KeepError, match=f"keep={keep}"):
         PruneTokens(keep=keep)
+
+
+@pytest.mark.parametrize("method", ["dynamicvit", "evit"])
+def test_refuses_open_sizes(method: str) -> None:
+    with pytest.raises(PreconditionError, match="size is open: fix it with -p 'set-resolution"):
+        PruneTokens(method)(mixer(grid=OPEN))  # type: ignore[arg-type]

@@ -3,12 +3,13 @@ import torch
 
 from mattecompress.analysis.attention import find_attention
 from mattecompress.passes.rewrite_attention import RewriteAttention, TileError
+from mattecompress.pipeline import PreconditionError
 from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.models.vit import random_inputs, tiny_program
-from tests.passes.attention_nets import mixer
+from tests.passes.attention_nets import OPEN, mixer
 
 attend = torch.ops.aten.scaled_dot_product_attention.default
 attend_on_grid = torch.ops.matte.attend_on_grid.default
@@ -64,3 +65,15 @@ def _without_positions(program: Program) -> Program:
 def test_refuses_empty_tiles() -> None:
     with pytest.raises(TileError, match="queries=0"):
         RewriteAttention(queries=0)
+
+
+@torch.no_grad()
+def test_sizes_may_be_open_where_there_are_no_positions() -> None:
+    program = mixer(batch="n", grid=OPEN)
+    result = RewriteAttention()(program).program
+    assert len(result.find(attend)) == 1
+    for size in ((2, 3, 4, 8), (1, 5, 2, 8)):
+        x = torch.randn(size)
+        torch.testing.assert_close(result.run(x=x)["y"], program.run(x=x)["y"], rtol=0, atol=1e-5)
+    with pytest.raises(PreconditionError, match="size is open: fix it with -p 'set-resolution"):
+        RewriteAttention()(mixer(positioned=True, grid=OPEN))
