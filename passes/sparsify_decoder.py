@@ -23,6 +23,8 @@ from mattecompress.binarization.binarizable import float_convolutions, layer_pat
 from mattecompress.binarization.masked_sum import BranchSums, MaskedSums, TapSums
 from mattecompress.binarization.masking import masked_nodes
 from mattecompress.modules.batch_norm import BatchNorm2d, BatchNormConfig
+from mattecompress.modules.binary import BinaryConv2d
+from mattecompress.modules.quantizer import FakeQuantize
 from mattecompress.modules.spatial_mask import Rule, SpatialMask, SpatialMaskConfig
 from mattecompress.options import nearest
 from mattecompress.pipeline import Context, Pass, expect
@@ -59,8 +61,10 @@ class SparsifyDecoder(Pass):
     name: ClassVar[str] = "sparsify-decoder"
 
     def requires(self, program: Program) -> None:
-        """Nothing is binarized or lowered, there is no mask yet, regions are known, and the options name some."""
+        """Nothing is quantized, binarized or lowered, there is no mask yet, and the options name known regions."""
         expect(program.level is not Level.LOWERED, "the program is lowered: sparsify before lowering")
+        for kind, name in ((FakeQuantize, "quantize"), (BinaryConv2d, "binarize")):
+            expect(not program.called_modules(kind), f"run sparsify-decoder before {name}, not after it")
         regions = list(regions_in_order(program))
         expect(regions, "no regions are known: run partition-blocks before")
         expect(self.coarse in regions, f"no region is called '{self.coarse}'{nearest(self.coarse, regions)}")

@@ -17,6 +17,7 @@ from mattecompress.passes.partition_blocks import PartitionBlocks
 from mattecompress.passes.set_resolution import SetResolution
 from mattecompress.passes.sparsify_decoder import SparsifyDecoder
 from mattecompress.pipeline import Context, PreconditionError
+from mattecompress.pipeline_text import parse_pipeline
 from mattecompress.program import Level, Program
 from mattecompress.signature import Signature
 from mattecompress.text import print_program
@@ -211,6 +212,13 @@ def test_refuses_options_that_name_nothing(program: Program, options, message: s
 def test_refuses_a_program_without_regions(tiny: Program) -> None:
     with pytest.raises(PreconditionError, match="run partition-blocks before"):
         sparsify()(tiny)
+
+
+@pytest.mark.parametrize(("earlier", "options"), [("quantize", "weights=4"), ("binarize", "method=bnn")])
+def test_refuses_a_program_that_is_no_longer_float(program: Program, earlier: str, options: str) -> None:
+    changed = parse_pipeline(f"{earlier}{{{options}}}").run(program, Context(clips=[torch.rand(1, 6, 8, 12)]))
+    with pytest.raises(PreconditionError, match=f"run sparsify-decoder before {earlier}, not after it"):
+        sparsify()(changed)
 
 
 def test_its_text_is_its_options() -> None:
