@@ -91,6 +91,7 @@ def write_report(
         ceiling=f"{_ceiling(variants):.1f}",
         last=len(frames) - 1,
         regions=region_rows(variants),
+        measured=[(variant.name, colour) for variant, colour in _coloured(variants) if variant.regions],
         histograms=[
             histogram(variant.name, name, values)
             for variant in variants
@@ -154,7 +155,6 @@ def region_rows(variants: Sequence[VariantReport]) -> list[dict[str, Any]]:
     """Each region and, of each variant that has it, its ratio in dB and the width of a bar, in percent."""
     top = max((ratio for variant in variants for ratio in variant.regions.values() if ratio), default=1.0)
     names = dict.fromkeys(name for variant in variants for name in variant.regions)
-    measured = [(variant, colour) for variant, colour in _coloured(variants) if variant.regions]
     return [
         {
             "name": name,
@@ -162,10 +162,11 @@ def region_rows(variants: Sequence[VariantReport]) -> list[dict[str, Any]]:
                 {
                     "variant": variant.name,
                     "colour": colour,
-                    "ratio": variant.regions.get(name),
-                    "width": f"{90 * max(0.0, variant.regions.get(name) or 0.0) / top:.1f}",
+                    "ratio": variant.regions[name],
+                    "width": f"{90 * max(0.0, variant.regions[name] or 0.0) / top:.1f}",
                 }
-                for variant, colour in measured
+                for variant, colour in _coloured(variants)
+                if name in variant.regions
             ],
         }
         for name in names

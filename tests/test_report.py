@@ -90,3 +90,15 @@ def test_no_variant_is_left_out(count: int) -> None:
 def test_eight_variants_have_eight_colours() -> None:
     variants = [variant(f"v{number}", [1.0, 2.0]) for number in range(8)]
     assert len({curve["colour"] for curve in curves(variants)}) == 8
+
+
+def test_only_variants_that_have_a_region_are_shown_in_it(tmp_path: Path) -> None:
+    first = replace(variant("a", [1.0]), regions={"x": 20.0, "y": None})
+    second = replace(variant("b", [2.0]), regions={"y": 20.0})
+    rows = {row["name"]: [bar["variant"] for bar in row["bars"]] for row in region_rows([first, second])}
+    assert rows == {"x": ["a"], "y": ["a", "b"]}
+    frames, truth = torch.rand(1, 3, 4, 6), torch.rand(1, 1, 4, 6)
+    write_report(tmp_path / "r.html", "t", frames, truth, "truth", [first, second])
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("exact") == 1
+    assert re.findall(r'"key".*?</span>(\w)', page) == ["a", "b", "a", "b"]
