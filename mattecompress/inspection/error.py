@@ -89,7 +89,9 @@ def measure_errors(
 
     Raises:
         CalibrationError: clips do not fit.
+        NoReferenceError: the two take different inputs.
     """
+    _require_same_inputs(program, reference)
     counterparts = (alignment or align(reference, program)).counterparts
     errors = {
         node.name: NodeError(counterparts[node.name])
@@ -159,6 +161,25 @@ def without_quantizers(program: Program) -> Program:
         exact.graph.erase_node(call)
     exact.graph_module.recompile()
     return exact
+
+
+def _require_same_inputs(program: Program, reference: Program) -> None:
+    ours, theirs = _describe_inputs(program), _describe_inputs(reference)
+    for name in ours | theirs:
+        if ours.get(name) != theirs.get(name):
+            have, want = (inputs.get(name, "absent") for inputs in (ours, theirs))
+            raise NoReferenceError(
+                f"input {name} is {have} in {program.name} and {want} in its reference {reference.name}: "
+                "name the program it came from"
+            )
+
+
+def _describe_inputs(program: Program) -> dict[str, str]:
+    states = {pair.input for pair in program.states}
+    return {
+        str(node.target): f"{'state ' if node.target in states else ''}{program.facts(node).type_text}"
+        for node in program.inputs
+    }
 
 
 def _ratio(noise: float, signal: float) -> float:

@@ -33,6 +33,7 @@ def region_ratios(program: Program, reference: Program, clips: Sequence[Clip]) -
 
     Raises:
         CalibrationError: clips do not fit.
+        NoReferenceError: the two take different inputs.
     """
     errors = measure_errors(program, reference, clips)
     ratios = {}

@@ -28,6 +28,7 @@ def write_quality_report(
 
     Raises:
         CalibrationError, ResolutionError, MatteOutputError: a program cannot take the clip, or has no alpha.
+        NoReferenceError: a program and the reference take different inputs.
     """
     truth, _ = predict(reference, reference.run, clip)
     variants = []

@@ -7,7 +7,7 @@ from mattecompress.inspection.alignment import align
 from mattecompress.inspection.error import NoReferenceError, measure_errors, without_quantizers
 from mattecompress.pipeline import Context
 from mattecompress.pipeline_text import parse_pipeline
-from mattecompress.program import Program
+from mattecompress.program import Program, StatePair
 from mattecompress.running.stream import Stream
 
 CLIP = torch.rand(3, 3, 12, 16, generator=torch.Generator().manual_seed(2))
@@ -69,3 +69,25 @@ def test_without_quantizers_is_the_float_program(soft: Program) -> None:
     assert torch.allclose(exact.run(**inputs)["pha"], soft.run(**inputs)["pha"], atol=1e-6)
     with pytest.raises(NoReferenceError, match="name the program it came from with --reference"):
         without_quantizers(run("lower", quantized))
+
+
+def test_refuses_a_reference_that_takes_something_else(soft: Program) -> None:
+    narrow, renamed, forgetful = (soft.clone() for _ in range(3))
+    state = narrow.inputs[1]
+    state.meta["facts"] = narrow.facts(state).but(shape=(1, 2, 6, 8))
+    with pytest.raises(
+        NoReferenceError,
+        match=r"input r1i is state f32\[1,4,6,8\] in tiny and state f32\[1,2,6,8\] in its reference tiny",
+    ):
+        measure_errors(soft, narrow, [CLIP])
+    renamed.inputs[1].target = "memory"
+    renamed.states = (StatePair("memory", "r1o"),)
+    with pytest.raises(
+        NoReferenceError, match="r1i is .* in tiny and absent .*: name the program it came from"
+    ):
+        measure_errors(soft, renamed, [CLIP])
+    forgetful.states = ()
+    with pytest.raises(
+        NoReferenceError, match=r"r1i is state f32.* in tiny and f32\[1,4,6,8\] in its reference"
+    ):
+        measure_errors(soft, forgetful, [CLIP])
