@@ -10,6 +10,8 @@ from mattecompress.program import Program
 TRIMAP = "trimap"
 Clip = Tensor | Mapping[str, Tensor]
 """Frames (T,3,H,W) float32 in 0..1, or a tensor of T entries for each input besides the states, by name."""
+ONE_AT_A_TIME = "capture it with a batch of 1, or leave it open and run set-resolution with batch=1"
+"""How to mend a program that takes several frames at once, where they come one by one."""
 
 
 class FrameInputError(UserError):

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from mattecompress.errors import UserError
 from mattecompress.facts import evaluate_size, size_step, solve_symbols
-from mattecompress.interface import Clip
+from mattecompress.interface import ONE_AT_A_TIME, Clip
 from mattecompress.program import Program
 
 
@@ -99,10 +99,9 @@ class Feed:
             wanted, sizes = self.program.facts(node), (1, *value.shape[1:])
             if len(sizes) != len(wanted.shape) or not all(map(_fits, sizes, wanted.shape)):
                 shape, text = list(value.shape), ",".join(map(str, wanted.shape))
-                raise CalibrationError(
-                    f"{name} is {shape}, the program takes [{text}]: "
-                    "resize the frames, or capture another size"
-                )
+                single = all(map(_fits, (1,), wanted.shape))
+                fix = "resize the frames, or capture another size" if single else ONE_AT_A_TIME
+                raise CalibrationError(f"{name} is {shape}, the program takes [{text}]: {fix}")
             if value.dtype != wanted.dtype:
                 raise CalibrationError(f"{name} is {value.dtype}: give {wanted.dtype}, pictures in 0..1")
             check_finite(value, name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mattecompress.data.trimaps import TrimapError
-from mattecompress.interface import TRIMAP, Clip, frame_node, takes_trimap
+from mattecompress.interface import ONE_AT_A_TIME, TRIMAP, Clip, FrameInputError, frame_node, takes_trimap
 from mattecompress.program import Program
 
 Run = Callable[..., dict[str, Tensor]]
@@ -58,12 +58,17 @@ class Stream:
     frame_name: the input that is a frame.
 
     Raises:
-        FrameInputError: the program takes something else than a frame, and perhaps a trimap, besides its states.
+        FrameInputError: the program takes something else than a frame, and perhaps a trimap, besides its states, or
+            several frames at once.
     """
 
     def __init__(self, program: Program, run: Runner | None = None) -> None:
         self.program = program
-        self.frame_name, self._takes_trimap = str(frame_node(program).target), takes_trimap(program)
+        frame = frame_node(program)
+        batch = program.facts(frame).shape[0]
+        if isinstance(batch, int) and batch != 1:
+            raise FrameInputError(f"{program.name} takes batches of {batch}: {ONE_AT_A_TIME}")
+        self.frame_name, self._takes_trimap = str(frame.target), takes_trimap(program)
         self.stateful = run if isinstance(run, Stateful) else FedBack(program, run or program.run)
         self.stateful.reset()
 

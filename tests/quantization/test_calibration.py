@@ -34,10 +34,10 @@ class Sum(nn.Module):
         return [state * self.factor, state]
 
 
-def summing(height: int | str = 4, width: int | str = 6, factor: float = 2.0) -> Program:
+def summing(height: int | str = 4, width: int | str = 6, factor: float = 2.0, batch: int = 1) -> Program:
     net = Sum()
     nn.init.constant_(net.factor, factor)
-    shape = (1, 3, height, width)
+    shape = (batch, 3, height, width)
     signature = Signature((("src", shape), ("r1i", shape)), ("y", "r1o"), (StatePair("r1i", "r1o"),))
     return capture(net, signature, "sum")
 
@@ -107,6 +107,12 @@ def test_refuses_clips_that_do_not_fit_open_sizes() -> None:
         CalibrationError, match=r"clip 1 is \[1, 3, 4, 5\], the program takes \[1,3,2\*h,2\*w\]"
     ):
         observe(summing("2*h", "2*w"), ["add"], [clip(1, 4, 5)])
+
+
+def test_refuses_a_program_that_takes_several_frames_at_once() -> None:
+    message = r"clip 1 is \[2, 3, 4, 6\], the program takes \[2,3,4,6\]: capture it with a batch of 1"
+    with pytest.raises(CalibrationError, match=message):
+        observe(summing(batch=2), ["add"], [clip(2)])
 
 
 def test_refuses_a_program_that_takes_more_than_a_frame() -> None:

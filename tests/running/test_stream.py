@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
+from mattecompress.capturing.tracing import capture
 from mattecompress.interface import FrameInputError
 from mattecompress.program import Program
 from mattecompress.running.stream import Stream
+from mattecompress.signature import Signature
 
 
 def test_states_start_at_zero_and_are_fed_back(tiny: Program) -> None:
@@ -43,3 +48,12 @@ def test_refuses_a_program_with_two_frames(tiny: Program) -> None:
     stateless.states = ()
     with pytest.raises(FrameInputError, match="it takes src, r1i"):
         Stream(stateless)(torch.rand(1, 3, 12, 16))
+
+
+def test_refuses_a_program_that_takes_several_frames_at_once(
+    tiny_net: nn.Module, tiny_shapes: Signature
+) -> None:
+    inputs = tuple((name, (2, *shape[1:])) for name, shape in tiny_shapes.inputs)
+    program = capture(tiny_net, replace(tiny_shapes, inputs=inputs), "tiny")
+    with pytest.raises(FrameInputError, match="tiny takes batches of 2: capture it with a batch of 1"):
+        Stream(program)
