@@ -1,6 +1,7 @@
 """Blocks are the units that block-wise passes walk: PTQ4VM section 7.1 names RVM's; other networks are cut where one
 value crosses."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +10,7 @@ import networkx
 import torch
 from torch import fx
 
-from mattecompress.analysis.regions import region_graph
+from mattecompress.analysis.regions import region_graph, region_label
 from mattecompress.analysis.scopes import lies_in
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
@@ -42,11 +43,13 @@ class PartitionBlocks(Pass):
         expect(networkx.is_directed_acyclic_graph(region_graph(program)), "a region is not convex")
 
     def apply(self, program: Program, context: Context) -> str | None:
-        """Regions from the source's modules where it has such, else from narrow points."""
+        """Regions from the source's modules where it has such, else from narrow points; cut to be convex."""
         before = [program.facts(node).region for node in program.operations()]
         blocks = {path for path, kind in program.scopes.items() if kind in self.kinds}
         regions = _from_modules(program, blocks) if blocks else _from_narrow_points(program)
         for node, region in regions:
+            node.meta["facts"] = program.facts(node).but(region=region)
+        for node, region in list(_cut_into_runs(program)):
             node.meta["facts"] = program.facts(node).but(region=region)
         after = [program.facts(node).region for node in program.operations()]
         count = len({region for region in after if region})
@@ -62,7 +65,22 @@ def _from_modules(program: Program, blocks: set[str]) -> Iterator[tuple[fx.Node,
             yield node, min(within, key=len)
         else:
             alone = _is_layer(program, node) or _follows_layer(node)
-            yield node, (scope.rpartition(".")[0] or scope) if alone else None
+            yield node, (scope.rpartition(".")[0] or scope or node.name) if alone else None
+
+
+def _cut_into_runs(program: Program) -> Iterator[tuple[fx.Node, str]]:
+    """Where data leaves regions and comes back, their parts that are computed without a break: decoder, decoder_1."""
+    graph = region_graph(program)
+    names = set(graph)
+    for knot in networkx.strongly_connected_components(graph):
+        members = [node for node in program.operations() if region_label(program, node) in knot]
+        met = set[str]()
+        for label, run in itertools.groupby(members, lambda node: region_label(program, node)):
+            numbered = (f"{label}_{number}" for number in itertools.count(1))
+            name = next(each for each in numbered if each not in names) if label in met else label
+            met.add(label)
+            names.add(name)
+            yield from ((node, name) for node in run if program.facts(node).region)
 
 
 def _from_narrow_points(program: Program) -> Iterator[tuple[fx.Node, str | None]]:
