@@ -58,7 +58,8 @@ def insert(
     shape = (outputs, 1, 1) if numbers == "channel" else ()
     gamma, beta = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
     held = [
-        program.constant(f"{layer.path}.{name}", value) for name, value in (("gamma", gamma), ("beta", beta))
+        program.constant(program.free_path(f"{layer.path}.{name}"), value)
+        for name, value in (("gamma", gamma), ("beta", beta))
     ]
     for reader in layer.readers:
         if apply_to == "output":

@@ -22,7 +22,7 @@ from mattecompress.running.feed import CalibrationError
 from mattecompress.text import print_program
 from mattecompress.text_parser import parse_program
 from tests.processes import resumed_and_whole
-from tests.reconstruction.nets import FedBack, MobileNetV2, TwoInputs, captured, clips_for
+from tests.reconstruction.nets import FedBack, MobileNetV2, SideBySide, TwoInputs, captured, clips_for
 
 PREPARE = "canonicalize,fold-batch-norm,partition-blocks,quantize{weights=3 activations=6 first=none}"
 ALL = [("output", "layer"), ("output", "channel"), ("weights", "layer")]
@@ -59,7 +59,7 @@ def weight_codes(program: Program) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("apply_to", "numbers"), ALL)
-@pytest.mark.parametrize("kind", [MobileNetV2, TwoInputs, FedBack])
+@pytest.mark.parametrize("kind", [MobileNetV2, TwoInputs, FedBack, SideBySide])
 def test_absorbs_exactly(kind: type[nn.Module], apply_to: str, numbers: str) -> None:
     """The numbers as nodes of their own, against the program that absorbed them: grouped and shared layers too."""
     fed = clips_for(kind)

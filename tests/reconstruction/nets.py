@@ -99,6 +99,17 @@ class FedBack(nn.Module):
         return alpha, alpha
 
 
+class SideBySide(nn.Module):
+    """A module that holds the weights of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.ParameterDict({"one": torch.zeros(6, 3, 3, 3), "two": torch.zeros(1, 6, 3, 3)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.relu(F.conv2d(x, self.part["one"], padding=1)), self.part["two"], padding=1)
+
+
 class Trimapped(nn.Module):
     """A picture and its trimap give a matte."""
 
@@ -114,6 +125,7 @@ SHAPE = (1, 3, 16, 24)
 SIGNATURES: dict[type[nn.Module], Signature] = {
     ResNet: Signature((("x", SHAPE),), ("classes",)),
     MobileNetV2: Signature((("x", SHAPE),), ("classes",)),
+    SideBySide: Signature((("x", SHAPE),), ("pha",)),
     TwoInputs: Signature((("src", SHAPE), ("guide", (1, 1, 8, 12))), ("pha", "features")),
     Trimapped: Signature((("image", SHAPE), ("trimap", (1, 1, 16, 24))), ("alpha",)),
     FedBack: Signature((("src", SHAPE), ("r1i", (1, 1, 16, 24))), ("pha", "r1o"), (StatePair("r1i", "r1o"),)),
