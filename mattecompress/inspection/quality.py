@@ -58,13 +58,14 @@ def affine_numbers(before: Program, after: Program) -> AffineNumbers:
 
     Exact for numbers that act on outputs, up to rounding; of those that act on weights, beta is 0 here.
     """
-    old = {layer.path: layer for layer in layers_of(before)}
+    old = {_name(layer): layer for layer in layers_of(before)}
     gamma, beta = {}, {}
     for layer in layers_of(after):
-        if layer.path in old:
-            factor = _scale(after, layer) / _scale(before, old[layer.path])
-            shift = _bias(after, layer.readers[0]) - factor * _bias(before, old[layer.path].readers[0])
-            gamma[layer.path], beta[layer.path] = float(factor.mean()), float(shift.mean())
+        name = _name(layer)
+        if name in old:
+            factor = _scale(after, layer) / _scale(before, old[name])
+            shift = _bias(after, layer.readers[0]) - factor * _bias(before, old[name].readers[0])
+            gamma[name], beta[name] = float(factor.mean()), float(shift.mean())
     return AffineNumbers(gamma, beta)
 
 
@@ -75,3 +76,8 @@ def _scale(program: Program, layer: Layer) -> torch.Tensor:
 def _bias(program: Program, reader: fx.Node) -> torch.Tensor:
     bias = bias_of(reader)
     return torch.zeros(()) if bias is None else program.tensor(bias)
+
+
+def _name(layer: Layer) -> str:
+    """The layer's path; that of the quantizer where its module holds the weights of several."""
+    return str(layer.call.target).removesuffix(".weight_quantizer")
