@@ -31,7 +31,7 @@ class MaskedSums:
     program: Program
     mask: fx.Node
     resized: dict[tuple[int | str, ...], fx.Node] = field(default_factory=dict)
-    centres: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    made: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def split(self, layers: Iterable[fx.Node]) -> None:
         """Put the surroundings of each layer under the mask."""
@@ -49,13 +49,17 @@ class MaskedSums:
         return total
 
     def centre(self, layer: fx.Node, name: str) -> fx.Node:
-        """The centre taps of a layer's weight as a parameter of that name, shared by all calls of the layer."""
+        """The centre taps of a layer's weight, shared by all calls of the layer."""
         reader = weight_of(layer)
-        if reader not in self.centres:
-            whole = self.program.tensor(reader).detach()
-            middle = whole[(slice(None), slice(None), *_middle(whole))]
-            self.centres[reader] = self.program.constant(name, nn.Parameter(middle.clone()))
-        return self.centres[reader]
+        whole = self.program.tensor(reader)
+        return self.made_of(reader, name, whole[(slice(None), slice(None), *_middle(whole))])
+
+    def made_of(self, source: fx.Node, name: str, value: Tensor) -> fx.Node:
+        """A parameter made of another, by that name or a numbered one; once, however many layers read the other."""
+        if source not in self.made:
+            path = self.program.free_path(name)
+            self.made[source] = self.program.constant(path, nn.Parameter(value.detach().clone()))
+        return self.made[source]
 
     def mask_at(self, layer: fx.Node) -> fx.Node:
         """The mask at the size of a layer's result."""
@@ -114,7 +118,8 @@ class TapSums(MaskedSums):
         if reader not in self.surroundings:
             around = self.program.tensor(reader).detach().clone()
             around[(slice(None), slice(None), *_middle(around))] = 0
-            self.surroundings[reader] = self.program.constant(f"{reader.target}_around", nn.Parameter(around))
+            path = self.program.free_path(f"{reader.target}_around")
+            self.surroundings[reader] = self.program.constant(path, nn.Parameter(around))
         return self.surroundings[reader]
 
 
@@ -176,8 +181,7 @@ class BranchSums(MaskedSums):
         given, path = arguments_of(layer), str(weight_of(layer).target).rpartition(".")[0]
         weight, bias = self.centre(layer, f"{path}_1x1.weight"), given["bias"]
         if bias is not None:
-            value = self.program.tensor(bias).detach().clone()
-            bias = self.program.constant(f"{path}_1x1.bias", nn.Parameter(value))
+            bias = self.made_of(bias, f"{path}_1x1.bias", self.program.tensor(bias))
         return source, weight, bias, [1, 1], [0, 0], [1, 1], given["groups"]
 
 

@@ -282,6 +282,36 @@ def test_branches_are_summed_behind_the_last_activation(mask: dict[str, object],
     assert not sparsify(sum="branches")(result.program).modified
 
 
+class HeldBlock(nn.Module):
+    """Two weights of one module, each with a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Parameter(torch.randn(6, 6, 3, 3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight in (self.one, self.two):
+            x = F.conv2d(x, weight, padding=1).relu()
+        return x
+
+
+class HeldNet(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = HeldBlock()  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def test_weights_of_one_module_have_centres_of_their_own() -> None:
+    net = HeldNet().eval()
+    result = sparsify(sum="branches", **NONE)(program_of_blocks(net)).program
+    x = torch.randn(1, 6, 8, 12)
+    y = F.interpolate(net.coarse(F.avg_pool2d(x, 2)), scale_factor=2, mode="nearest")
+    for weight in (net.fine.one, net.fine.two):
+        y = F.conv2d(y, weight[:, :, 1:2, 1:2]).relu()
+    torch.testing.assert_close(result.run(x=x)["y"], net.head(y), rtol=1e-5, atol=1e-5)
+
+
 def test_branches_golden(golden) -> None:
     result = sparsify(sum="branches")(program_of_blocks(eighths(NormedNet()), "2*h", "2*w")).program
     for tensor in result.state_dict().values():
@@ -291,4 +321,4 @@ def test_branches_golden(golden) -> None:
 
 def program_of_blocks(net: nn.Module, height: int | str = 8, width: int | str = 12) -> Program:
     captured = capture(net.eval(), Signature((("x", (1, 6, height, width)),), ("y",)), "net")
-    return PartitionBlocks(kinds=("Block", "NormedBlock"))(captured).program
+    return PartitionBlocks(kinds=("Block", "NormedBlock", "HeldBlock"))(captured).program
