@@ -87,7 +87,8 @@ def _with_constant(
     """An operation on a value and a constant of each channel, in the place of a call."""
     facts = program.facts(call)
     shaped = constant.detach()[:, None, None].to(facts.dtype)
-    node = program.graph.call_function(target, (value, program.constant(f"{call.target}.{name}", shaped)))
+    held = program.constant(program.free_path(f"{call.target}.{name}"), shaped)
+    node = program.graph.call_function(target, (value, held))
     node.meta["facts"] = facts
     return node
 

@@ -73,7 +73,8 @@ class _Writer:
         """A constant (1,1,1,1) beside the module."""
         dtype = self.program.facts(self.call).dtype
         constant = torch.as_tensor(value, dtype=dtype).detach().clone().reshape(1, 1, 1, 1)
-        return self.program.constant(f"{self.call.target}_{name}_of_{self.call.name}", constant)
+        path = self.program.free_path(f"{self.call.target}_{name}_of_{self.call.name}")
+        return self.program.constant(path, constant)
 
 
 def _expand_shortcut(write: _Writer, call: fx.Node) -> fx.Node:

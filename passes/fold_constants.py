@@ -32,7 +32,7 @@ class FoldConstants(Pass):
         count = 0
         for node in list(program.operations()):
             if _is_constant(program, node):
-                folded = program.constant(f"folded_{node.name}", _value(program, node))
+                folded = program.constant(program.free_path(f"folded_{node.name}"), _value(program, node))
                 node.replace_all_uses_with(folded)
                 program.graph.erase_node(node)
                 count += 1

@@ -58,7 +58,8 @@ def _rewrite(program: Program, node: fx.Node, weights: dict[fx.Node, fx.Node]) -
     assert isinstance(x, fx.Node) and isinstance(weight, fx.Node)
     if weight not in weights:
         value = program.tensor(weight).detach().clone()[:, :, None, None]
-        weights[weight] = program.constant(f"{weight.target}_of_pixels", nn.Parameter(value))
+        path = program.free_path(f"{weight.target}_of_pixels")
+        weights[weight] = program.constant(path, nn.Parameter(value))
     shape = program.facts(node).shape
     is_tokens = len(shape) == len(TO_IMAGE)
 

@@ -50,6 +50,15 @@ def test_the_reference_rounds_alike() -> None:
     assert torch.equal(Reference().compile(program).run(x=x)["y"], lowered["y"])
 
 
+def test_a_norm_may_be_called_twice() -> None:
+    norm = nn.BatchNorm2d(4)
+    signature = Signature((("x", (2, 4, 4, 5)),), ("y",))
+    program = randomize(capture(nn.Sequential(norm, nn.ReLU(), norm).eval(), signature, "twice"))
+    x = torch.randn(2, 4, 4, 5, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(LowerBatchNorm()(program).program.run(x=x)["y"], program.run(x=x)["y"])
+
+
 def test_refuses_half_precision() -> None:
     with pytest.raises(PreconditionError, match="run fold-batch-norm before cast-half"):
         LowerBatchNorm()(norms(torch.float16))

@@ -150,7 +150,7 @@ def _evaluate(program: Program, node: fx.Node, value: Tensor) -> Tensor:
 def _join(program: Program, layer: Layer, limits: tuple[Tensor, Tensor]) -> None:
     convolution, packing = layer.convolution, layer.packing
     constants = [
-        program.constant(f"{convolution.name}_{name}", value)
+        program.constant(program.free_path(f"{convolution.name}_{name}"), value)
         for name, value in zip(("low", "high"), limits, strict=True)
     ]
     bits, weight, *rest = convolution.args
