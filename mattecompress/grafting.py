@@ -15,12 +15,12 @@ def graft(
     """Copy the donor's operations in front of a node of the program; returns what its outputs became, by name.
 
     inputs: what stands for each of the donor's inputs.
-    path: where the donor's tensors, modules and scopes go.
+    path: where the donor's tensors, modules and scopes go, in place of what stands there by the same names.
     """
     copies = {node: inputs[str(node.target)] for node in donor.inputs}
     for node in donor.graph.nodes:
         if node.op == "get_attr":
-            copies[node] = program.constant(f"{path}.{node.target}", donor.tensor(node))
+            copies[node] = program.constant(f"{path}.{node.target}", donor.tensor(node), replaces=True)
         elif node.op in ("call_function", "call_module"):
             with program.graph.inserting_before(before):
                 copies[node] = program.graph.node_copy(node, copies.__getitem__)

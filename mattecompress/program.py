@@ -10,6 +10,7 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.errors import InternalError
 from mattecompress.facts import FLOAT, Facts, Precision
 
 Kind = TypeVar("Kind", bound=nn.Module)
@@ -172,9 +173,16 @@ class Program:
         """The tensor behind a `get_attr` node."""
         return fetch_tensor(self.graph_module, str(node.target))
 
-    def constant(self, name: str, value: Tensor) -> fx.Node:
-        """Put a tensor into the program under `name` (a dotted path) and return its `get_attr` node."""
+    def constant(self, name: str, value: Tensor, replaces: bool = False) -> fx.Node:
+        """Put a tensor into the program under `name` (a dotted path) and return its `get_attr` node.
+
+        replaces: whether what already has that name gives way; otherwise the name has to be free.
+        """
         owner, leaf = owner_of(self.graph_module, name, create=True)
+        if getattr(owner, leaf, None) is not None:
+            if not replaces:
+                raise InternalError(f"@{name} is there already: take `free_path`, or replace it on purpose")
+            delattr(owner, leaf)
         if isinstance(value, nn.Parameter):
             owner.register_parameter(leaf, value)
         else:

@@ -121,8 +121,8 @@ class _Writer:
         stored: Tensor = value.detach().half()
         trained = isinstance(value, nn.Parameter)
         alone = all(user in self.half for user in source.users)
-        name = str(source.target) if alone else f"{source.target}_half"
-        return self.program.constant(name, nn.Parameter(stored) if trained else stored)
+        name = str(source.target) if alone else self.program.free_path(f"{source.target}_half")
+        return self.program.constant(name, nn.Parameter(stored) if trained else stored, replaces=alone)
 
     def call(self, source: fx.Node, wanted: torch.dtype) -> fx.Node:
         with self.program.graph.inserting_after(source):

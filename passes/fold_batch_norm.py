@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from mattecompress.analysis.convolutions import bias_of
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
@@ -48,11 +49,12 @@ def _pairs(program: Program) -> list[tuple[fx.Node, fx.Node]]:
 
 
 def _is_foldable(node: object) -> bool:
-    """A convolution that only the batch norm reads, on weights that only it reads."""
+    """A convolution that only the batch norm reads, on weights that only it reads and a bias that the program holds."""
     if not (isinstance(node, fx.Node) and node.target is conv2d and len(node.users) == 1):
         return False
-    weight = node.args[1]
-    return isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
+    weight, bias = node.args[1], bias_of(node)
+    held = bias is None or bias.op == "get_attr"
+    return held and isinstance(weight, fx.Node) and weight.op == "get_attr" and len(weight.users) == 1
 
 
 def _fold(program: Program, convolution: fx.Node, norm_call: fx.Node) -> None:
@@ -63,12 +65,22 @@ def _fold(program: Program, convolution: fx.Node, norm_call: fx.Node) -> None:
     folded = program.tensor(weight).double() * scale[:, None, None, None]
     if isinstance(bias, fx.Node):
         shift = shift + program.tensor(bias).double() * scale
-    path = str(weight.target).rpartition(".")[0]
-    new_weight = program.constant(f"{path}.weight", nn.Parameter(folded.float().detach()))
-    new_bias = program.constant(f"{path}.bias", nn.Parameter(shift.float().detach()))
+    new_weight = _write_over(program, weight, folded)
+    if isinstance(bias, fx.Node) and len(bias.users) == 1:
+        new_bias = _write_over(program, bias, shift)
+    else:
+        owner = str(weight.target).rpartition(".")[0]
+        path = program.free_path(f"{owner}.bias" if owner else "bias")
+        new_bias = program.constant(path, nn.Parameter(shift.float().detach()))
     with program.graph.inserting_after(convolution):
         merged = program.graph.call_function(conv2d, (x, new_weight, new_bias, *rest))
     merged.meta["facts"] = convolution.meta["facts"]
     norm_call.replace_all_uses_with(merged)
     program.graph.erase_node(norm_call)
     program.graph.erase_node(convolution)
+
+
+def _write_over(program: Program, node: fx.Node, value: Tensor) -> fx.Node:
+    """Other numbers under the name that a tensor has; a buffer stays one."""
+    trained, stored = isinstance(program.tensor(node), nn.Parameter), value.float().detach()
+    return program.constant(str(node.target), nn.Parameter(stored) if trained else stored, replaces=True)
