@@ -102,6 +102,7 @@ def train(
         begins_with = origin(checkpoint) if checkpoint else None
         run = Run(recipe, seed, world, start, data, guide)
         identity = {"recipe": asdict(recipe), "seed": seed, "processes": world.size}
+        identity["checkpoint"] = begins_with and begins_with["sha256"]
         if data:
             identity["data"] = data.identity
         if taught_by:

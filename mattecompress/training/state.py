@@ -72,7 +72,7 @@ class RunState:
         """Take over the newest checkpoint in `folder`; False when there is none.
 
         Raises:
-            TrainingError: it belongs to another run (recipe, seed, number of processes), or is damaged.
+            TrainingError: it belongs to another run (recipe, seed, checkpoint, number of processes), or is damaged.
         """
         found = _checkpoints(folder)
         if not found:
@@ -126,6 +126,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _check_identity(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    """Refuse another run; one that was begun before runs noted their checkpoint counts as begun with the same."""
+    theirs = {"checkpoint": ours.get("checkpoint"), **theirs}
     different = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if different:
         raise TrainingError(f"{path}: was made with another {', '.join(different)}; choose another folder")

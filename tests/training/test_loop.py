@@ -134,6 +134,26 @@ def test_refuses_another_run_in_the_folder(tmp_path: Path) -> None:
         train(replace(TINY, warmup=5), tmp_path, seed=3, quiet=True)
 
 
+def test_refuses_another_checkpoint_in_the_folder(whole_run, tmp_path: Path) -> None:
+    other, out = tmp_path / "other.safetensors", tmp_path / "out"
+    tensors = safetensors.torch.load_file(whole_run.weights)
+    safetensors.torch.save_file({name: value * 0.5 for name, value in tensors.items()}, other)
+    train(TINY, out, checkpoint=whole_run.weights, seed=3, stop_after=1, quiet=True)
+    for checkpoint in (other, None):
+        with pytest.raises(TrainingError, match="another checkpoint;"):
+            train(TINY, out, checkpoint=checkpoint, seed=3, quiet=True)
+    assert train(TINY, out, checkpoint=whole_run.weights, seed=3, stop_after=2, quiet=True) is None
+
+
+def test_goes_on_where_no_checkpoint_was_noted(tmp_path: Path) -> None:
+    train(TINY, tmp_path, seed=3, stop_after=1, quiet=True)
+    (path,) = tmp_path.glob("checkpoint-*/progress.json")
+    progress = json.loads(path.read_text())
+    del progress["run"]["checkpoint"]
+    path.write_text(json.dumps(progress))
+    assert train(TINY, tmp_path, seed=3, stop_after=2, quiet=True) is None
+
+
 def test_a_run_on_folders_goes_on_exactly(tmp_path: Path) -> None:
     def mixed(name: str) -> MixedClips:
         front, behind = videomatte(tmp_path / name / "front"), backgrounds(tmp_path / name / "behind", 1, 1)
