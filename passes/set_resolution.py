@@ -7,6 +7,7 @@ from torch import fx
 
 from mattecompress.analysis.propagation import program_symbols
 from mattecompress.facts import evaluate_size, nearest_multiple, size_step, solve_symbols
+from mattecompress.options import OptionError
 from mattecompress.passes.canonicalize import simplify
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Program
@@ -14,19 +15,33 @@ from mattecompress.program import Program
 
 @dataclass(frozen=True)
 class SetResolution(Pass):
-    """Fix batch and frame size; afterwards every size of the program is a number."""
+    """Fix batch and frame size; afterwards every size of the program is a number.
+
+    batch: none means 1, or what it is fixed at already.
+    """
 
     height: int
     width: int
-    batch: int = 1
+    batch: int | None = None
     name: ClassVar[str] = "set-resolution"
 
+    def __post_init__(self) -> None:
+        for what, value in (("height", self.height), ("width", self.width), ("batch", self.batch)):
+            if value is not None and value < 1:
+                raise OptionError(f"{what}={value}: expected at least 1")
+
     def requires(self, program: Program) -> None:
-        """Sizes are open, and the wanted ones are multiples of what the network needs."""
+        """Sizes are open, and those wanted are multiples of what the network needs, or what is fixed already."""
         expect(
             program_symbols(program), "the program's size is already fixed: capture it again without --size"
         )
-        for size, wanted, what in self._wanted(program):
+        for what, (size, wanted) in self._wanted(program).items():
+            if isinstance(size, int):
+                expect(
+                    wanted == size,
+                    f"{what} is fixed at {size}, not {wanted}: capture it open, or take {size}",
+                )
+                continue
             step = size_step(size)
             expect(
                 wanted % step == 0,
@@ -40,22 +55,24 @@ class SetResolution(Pass):
     def apply(self, program: Program, context: Context) -> str | None:
         """Solve for the symbols, write the sizes into the inputs and let constants follow."""
         wanted = self._wanted(program)
-        symbols = solve_symbols([size for size, _, _ in wanted], [value for _, value, _ in wanted])
+        sizes, values = zip(*wanted.values(), strict=True)
+        symbols = solve_symbols(sizes, values)
         for node in program.inputs:
             facts = program.facts(node)
             shape = tuple(evaluate_size(size, symbols) for size in facts.shape)
             node.meta["facts"] = facts.but(shape=shape)
         simplify(program)
-        return f"batch {self.batch}, {self.height}x{self.width}"
+        return f"batch {wanted['batch'][1]}, {self.height}x{self.width}"
 
-    def _wanted(self, program: Program) -> list[tuple[int | str, int, str]]:
-        shape = program.facts(_frame(program)).shape
-        wanted = (
-            (shape[0], self.batch, "batch"),
-            (shape[2], self.height, "height"),
-            (shape[3], self.width, "width"),
-        )
-        return [(size, value, what) for size, value, what in wanted if isinstance(size, str)]
+    def _wanted(self, program: Program) -> dict[str, tuple[int | str, int]]:
+        """Each axis's size in the program, and what it shall be."""
+        batch, _, height, width = program.facts(_frame(program)).shape
+        usual = batch if isinstance(batch, int) else 1
+        return {
+            "batch": (batch, usual if self.batch is None else self.batch),
+            "height": (height, self.height),
+            "width": (width, self.width),
+        }
 
 
 def _frame(program: Program) -> fx.Node:
