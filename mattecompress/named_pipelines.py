@@ -80,7 +80,7 @@ class _Reconstruction:
     def passes(self) -> str:
         """As `mse`, then reconstruct."""
         usual = self.fast.iterations if self.recipe == "fast" else PAPER_ITERATIONS
-        options = f"iterations={self.iterations or usual}"
+        options = f"iterations={usual if self.iterations is None else self.iterations}"
         if self.recipe == "fast":
             options += f" batch={self.fast.batch} rounding-rate=0.1 scale-rate={self.fast.scale_rate}"
         equalize = self.recipe == "fast" if self.equalize is None else self.equalize
@@ -143,7 +143,7 @@ class Ptq4vm(Qdrop):
 
     def passes(self) -> str:
         """As `qdrop`, then calibrate."""
-        epochs = self.epochs or AFFINE_EPOCHS[self.recipe]
+        epochs = AFFINE_EPOCHS[self.recipe] if self.epochs is None else self.epochs
         bits = min(self.weights, self.activations)
         rate = f" rate={AFFINE_RATE / 10 ** (bits / 2):.1g}" if self.recipe == "fast" else ""
         usual = "channel" if self.recipe == "fast" and self.apply_to == "output" else "layer"
@@ -260,7 +260,7 @@ class Sdpa:
 
     def passes(self) -> str:
         """Rewrite."""
-        strips = f",tile-decoder{{rows={self.rows}}}" if self.rows else ""
+        strips = "" if self.rows is None else f",tile-decoder{{rows={self.rows}}}"
         return f"canonicalize,rewrite-attention{{queries={self.queries}}}{strips}"
 
 

@@ -5,6 +5,7 @@ Passes, modules and provenance all use it, so a pipeline's text, `repr` and reco
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -109,9 +110,12 @@ def _parse_scalar(hint: Any, text: str, where: str) -> Any:
     if hint is str:
         return text.strip("'")
     try:
-        return hint(text)
+        value = hint(text)
     except ValueError:
         raise OptionError(f"{where}: expected {hint.__name__}, got '{text}'") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f"{where}: expected a finite number, got '{text}'")
+    return value
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

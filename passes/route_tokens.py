@@ -26,6 +26,7 @@ from mattecompress.analysis.attention import (
 from mattecompress.modules.routed_attention import Form, RoutedAttention, RoutedAttentionConfig
 from mattecompress.modules.token_refinement import TokenRefinement, TokenRefinementConfig
 from mattecompress.modules.token_router import TokenRouter, TokenRouterConfig, Variant
+from mattecompress.options import OptionError
 from mattecompress.pipeline import Context, Pass, expect
 from mattecompress.program import Level, Program
 
@@ -45,6 +46,10 @@ class RouteTokens(Pass):
     form: Form = "dynamic"
     variant: Variant = "code"
     name: ClassVar[str] = "route-tokens"
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise OptionError(f"limit={self.limit}: expected at least 1")
 
     def requires(self, program: Program) -> None:
         """Nothing is lowered; each attention follows a layer norm and is scaled as usual."""

@@ -3,6 +3,7 @@ from typing import ClassVar
 
 import pytest
 
+from mattecompress.errors import UserError
 from mattecompress.named_pipelines import PIPELINES
 from mattecompress.options import OptionError
 from mattecompress.passes import PASSES
@@ -46,6 +47,24 @@ def test_unknown_option_names_the_nearest() -> None:
         OptionError, match="column 1: set-resolution: unknown option 'hight'; did you mean height"
     ):
         parse_pipeline("set-resolution{hight=2}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("brecq{iterations=0}", "iterations=0"),
+        ("qdrop{iterations=0}", "iterations=0"),
+        ("ptq4vm{iterations=0}", "iterations=0"),
+        ("ptq4vm{epochs=0}", "epochs=0"),
+        ("sdpa{rows=0}", "rows=0"),
+        ("mematte{limit=0}", "limit=0"),
+        ("mematte{limit=-1}", "limit=-1"),
+        ("calibrate-affine{rate=nan}", "'nan'"),
+    ],
+)
+def test_refuses_numbers_that_mean_nothing(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_pipeline(text)
 
 
 def test_every_registered_pass_says_what_it_gives() -> None:
