@@ -13,7 +13,7 @@ same call goes on from them.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mattecompress.data.datasets.footage import DatasetError, Footage
+from mattecompress.data.datasets.footage import DatasetError, Footage, fingerprint
 from mattecompress.data.datasets.layouts import Dataset
 from mattecompress.data.datasets.placement import cover, fit_inside, sample_motion
 from mattecompress.data.frames import Size, from_bytes
@@ -141,7 +141,18 @@ def _describe(dataset: Dataset, scenes: list[Scene], rules: Rules, size: Size) -
         }
         for scene in scenes
     ]
-    return {**asdict(rules), "size": list(size), "layout": dataset.layout.name, "scenes": clips}
+    footage = {
+        "foregrounds": _fingerprint(scene.foreground for scene in scenes),
+        "backgrounds": _fingerprint(scene.background for scene in scenes),
+    }
+    layout = dataset.layout.name
+    return {**asdict(rules), "size": list(size), "layout": layout, "scenes": clips, **footage}
+
+
+def _fingerprint(footage: Iterable[Footage]) -> str:
+    """Of each clip once, in the order of their names."""
+    by_name = {each.name: each for each in footage}
+    return fingerprint(by_name[name] for name in sorted(by_name))
 
 
 def _made_alike(folder: Path, record: dict[str, Any]) -> bool:

@@ -68,12 +68,13 @@ class Footage:
 
 
 def fingerprint(clips: Iterable[Footage]) -> str:
-    """SHA-256 of the names of all files, wherever their folders lie."""
+    """SHA-256 of the names and sizes of all files, wherever their folders lie."""
     digest = hashlib.sha256()
     for clip in clips:
         for role, path in clip.streams.items():
-            names = [file.name for file in (path.iterdir() if path.is_dir() else [path])]
-            inside = sorted(name for name in names if not name.startswith("."))
+            files = path.iterdir() if path.is_dir() else [path]
+            shown = (file for file in files if not file.name.startswith("."))
+            inside = sorted((file.name, file.stat().st_size) for file in shown if file.is_file())
             digest.update(json.dumps([clip.name, role, inside]).encode())
     return digest.hexdigest()
 

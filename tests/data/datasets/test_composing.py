@@ -157,6 +157,21 @@ def test_another_composition_is_kept(tmp_path: Path, videos: Dataset, behind: Pa
         compose(videos, films, tmp_path / "mine", FEW)
 
 
+@pytest.mark.parametrize("name", ["out", "out.partial"])
+@pytest.mark.parametrize("side", ["foregrounds", "backgrounds"])
+def test_other_footage_of_the_same_names_is_refused(
+    tmp_path: Path, videos: Dataset, behind: Path, name: str, side: str
+) -> None:
+    films = open_backgrounds(behind)
+    compose(videos, films, tmp_path / name, FEW)
+    kept = everything(tmp_path / name)
+    changed = {"foregrounds": tmp_path / "front/pha/0001/00007.png", "backgrounds": behind / "still-1.png"}
+    picture(changed[side], 7, 24, 32, grey=side == "foregrounds")
+    with pytest.raises(DatasetError, match=rf"{name}: was made with other {side}; remove it"):
+        compose(videos, films, tmp_path / "out", FEW)
+    assert everything(tmp_path / name) == kept
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path, videos: Dataset, behind: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out.partial").mkdir()

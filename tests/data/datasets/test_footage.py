@@ -9,7 +9,7 @@ from mattecompress.data.datasets.footage import DatasetError, Footage, fingerpri
 from mattecompress.data.datasets.layouts import open_dataset
 from mattecompress.data.frames import MediaError
 from mattecompress.data.video import write_frames
-from tests.data.datasets.folders import backgrounds, pictures, videomatte
+from tests.data.datasets.folders import backgrounds, picture, pictures, videomatte
 
 
 def test_any_piece_of_a_clip(tmp_path: Path) -> None:
@@ -69,11 +69,15 @@ def test_no_backgrounds(tmp_path: Path) -> None:
         open_backgrounds(tmp_path)
 
 
-def test_a_fingerprint_is_of_names_and_not_of_places(tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_names_and_sizes_and_not_of_places(tmp_path: Path) -> None:
     here, there = (open_dataset(str(videomatte(tmp_path / name))) for name in ("here", "there"))
     assert fingerprint(here.clips) == fingerprint(there.clips)
     assert fingerprint(here.clips) != fingerprint(here.clips[:1])
     (tmp_path / "there" / "fgr" / "0000" / ".DS_Store").touch()
+    assert fingerprint(here.clips) == fingerprint(there.clips)
+    picture(tmp_path / "there" / "fgr" / "0000" / "00003.png", 0, 24, 32)
+    assert fingerprint(here.clips) != fingerprint(there.clips)
+    pictures(tmp_path / "there" / "fgr" / "0000", 0, 6)
     assert fingerprint(here.clips) == fingerprint(there.clips)
     (tmp_path / "there" / "fgr" / "0000" / "00003.png").unlink()
     assert fingerprint(here.clips) != fingerprint(there.clips)
