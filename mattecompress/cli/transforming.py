@@ -234,6 +234,7 @@ def opt(
     if record:
         require_writable(record, folder=True)
     given = container.load(program)
+    captured_from = str(container.load_manifest(program).get("input_sha256", ""))
     counts, repeated = (clips, frames), []
     recorder = Recorder(record, given, wanted) if record else None
     if recorder:
@@ -249,7 +250,7 @@ def opt(
     if recorder:
         recorder.finish()
     if output:
-        container.save(result, output, str(container.load_manifest(program)["input_sha256"]))
+        container.save(result, output, captured_from)
         say(f"{output}: {result.level.value}, {len(list(result.operations()))} nodes")
 
 

@@ -1,7 +1,9 @@
+import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,33 @@ def test_opt_is_deterministic(done: Cli, tiny_file: str) -> None:
     assert texts[0] == texts[1]
     assert "level=trainable" in texts[0]
     assert Path("0.mcg").exists() and print_program(container.load(Path("0.mcg"))) == texts[0]
+
+
+def test_the_input_may_go_while_passes_run(
+    done: Cli, tiny_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = container.load(tmp_path / tiny_file)
+    container.save(given, tmp_path / tiny_file, "abc")
+
+    def remove(self: Canonicalize, program: Program, context: object) -> None:
+        (tmp_path / tiny_file).unlink()
+
+    monkeypatch.setattr(Canonicalize, "apply", remove)
+    done("opt", tiny_file, "-p", "canonicalize", "-o", "out.mcg")
+    assert container.load(tmp_path / "out.mcg").history[-1].text == "canonicalize"
+    assert container.load_manifest(tmp_path / "out.mcg")["input_sha256"] == "abc"
+
+
+def test_a_program_that_does_not_know_its_input(done: Cli, tiny_file: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / tiny_file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    del manifest["input_sha256"]
+    with zipfile.ZipFile(tmp_path / "bare.mcg", "w") as archive:
+        for name, content in (members | {"manifest.json": json.dumps(manifest)}).items():
+            archive.writestr(name, content)
+    done("opt", "bare.mcg", "-p", "canonicalize", "-o", "out.mcg")
+    assert container.load_manifest(tmp_path / "out.mcg")["input_sha256"] == ""
 
 
 def test_resumes_from_a_folder(done: Cli, tiny_file: str) -> None:
