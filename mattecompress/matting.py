@@ -1,6 +1,6 @@
 """From a clip to a matte on disk, one frame in memory at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from itertools import islice, repeat
@@ -11,7 +11,7 @@ from torch import Tensor
 from mattecompress.data.colours import parse_colour
 from mattecompress.data.frames import MediaError, composite
 from mattecompress.data.sources import load_clips, procedural_seed
-from mattecompress.data.trimaps import make_trimap, read_trimaps
+from mattecompress.data.trimaps import TrimapError, make_trimap, read_trimaps
 from mattecompress.data.video import open_writer, read_frames, read_info
 from mattecompress.interface import alpha_name, frame_size, takes_trimap
 from mattecompress.preparation import require_fixed_size
@@ -49,13 +49,13 @@ def matte_clip(
         MediaError: the source cannot be read, or the paths cannot be written. ColourError: no such colour.
         UnwritableError: a folder holds something, or a file cannot be written.
         ResolutionError: the program's size is open.
-        TrimapError: the program takes a trimap and there is none, or takes none.
+        TrimapError: the program takes a trimap and there is none, it takes none, or a procedural clip is given one.
     """
     require_fixed_size(program)
     background = parse_colour(colour) if colour else None
     beside = composite_path(alpha_path)
-    if Path(source).exists() and Path(source).resolve() in (alpha_path.resolve(), beside.resolve()):
-        raise MediaError(f"{source}: the matte would overwrite the input: name another file with --alpha")
+    written = [alpha_path] if background is None else [alpha_path, beside]
+    _require_apart(written, {"input": source, "trimap": trimap})
     total, fps, pictures, trimaps = _open_source(program, source, trimap, frames)
     matte = alpha_name(program)
     with ExitStack() as stack:
@@ -69,14 +69,26 @@ def matte_clip(
             if composites is not None and background is not None:
                 composites.write(composite(alpha, outputs.get("fgr", picture[None])[0], background))
             progress(number, total, "frames")
-    return [alpha_path] if composites is None else [alpha_path, beside]
+    return written
+
+
+def _require_apart(written: Iterable[Path], given: Mapping[str, str | None]) -> None:
+    """Raise `MediaError` where what is written would replace what was given under a name."""
+    places = [path.resolve() for path in written]
+    for name, source in given.items():
+        if source and Path(source).exists() and Path(source).resolve() in places:
+            raise MediaError(
+                f"{source}: the matte would overwrite the {name}: name another file with --alpha"
+            )
 
 
 def _open_source(
     program: Program, source: str, trimap: str | None, frames: int | None
 ) -> tuple[int, Fraction, Iterator[Tensor], Iterator[Tensor | None]]:
     size = frame_size(program)
-    if procedural_seed(source) is not None and trimap is None:
+    if procedural_seed(source) is not None:
+        if trimap:
+            raise TrimapError("procedural clips come with their trimap: leave --trimap out")
         (clip,) = load_clips(source, size, clips=1, frames=frames or PROCEDURAL_FRAMES)
         assert clip.alpha is not None
         made = make_trimap(clip.alpha) if takes_trimap(program) else repeat(None)

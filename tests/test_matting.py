@@ -84,6 +84,18 @@ def test_a_trimap_goes_with_each_frame(halves: Program, tmp_path: Path) -> None:
         assert torch.equal(to_bytes(written[0]), to_bytes((1 + trimaps) / 2))
 
 
+def test_the_trimap_is_not_overwritten(halves: Program, tmp_path: Path) -> None:
+    for name in ("p.png", "t.png", "a-composite.png"):
+        write_frames(tmp_path / name, torch.rand(1, 3, 16, 24))
+    picture, known = tmp_path / "p.png", tmp_path / "t.png"
+    with pytest.raises(MediaError, match=r"t\.png: the matte would overwrite the trimap"):
+        matte_clip(halves, halves.run, str(picture), known, trimap=str(known))
+    beside = str(tmp_path / "a-composite.png")
+    with pytest.raises(MediaError, match=r"composite\.png: the matte would overwrite the trimap"):
+        matte_clip(halves, halves.run, str(picture), tmp_path / "a.png", "#ff0000", trimap=beside)
+    matte_clip(halves, halves.run, str(picture), tmp_path / "a.png", trimap=beside)
+
+
 def test_procedural_clips_have_their_trimap(halves: Program, tmp_path: Path) -> None:
     matte_clip(halves, halves.run, "procedural", tmp_path / "out", frames=2)
     (clip,) = load_clips("procedural", (16, 24), 1, 2)
@@ -101,5 +113,7 @@ def test_trimaps_are_asked_for_and_refused(halves: Program, network: Program, tm
         matte_clip(halves, halves.run, picture, tmp_path / "a.png")
     with pytest.raises(TrimapError, match="tiny takes no trimap with each frame: leave it out"):
         matte_clip(network, network.run, picture, tmp_path / "a.png", trimap=picture)
+    with pytest.raises(TrimapError, match="procedural clips come with their trimap: leave --trimap out"):
+        matte_clip(halves, halves.run, "procedural:1", tmp_path / "a.png", trimap=picture)
     with pytest.raises(TrimapError, match="alpha of p .* is unknown"):
         clip_inputs(halves, next(load_clips(picture, None, None, None)))
