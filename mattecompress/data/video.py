@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mattecompress.data import y4m
@@ -71,7 +72,8 @@ def read_frames(
 ) -> Iterator[Tensor]:
     """The frames of a video, a picture, or a folder of pictures in natural order of their names.
 
-    Turned videos and photographs come upright. Transparency is dropped.
+    Turned videos and photographs come upright. Transparency is dropped. Grey pictures of 16 and 32 bits are white at
+    65535, those of floats at 1.
 
     Args:
         path: the file or folder.
@@ -332,14 +334,24 @@ def _decode_pictures(paths: list[Path], image: Any, image_ops: Any) -> Iterator[
         try:
             with image.open(path) as file:
                 picture = image_ops.exif_transpose(file)
-                deep = picture.mode.startswith("I;16")
+                deep = picture.mode.startswith(("I", "F"))
                 pixels = np.array(picture if deep else picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
             raise MediaError(f"{path}: not a picture that can be decoded ({_reason(error)})") from error
         if deep:
-            yield torch.from_numpy(pixels.astype(np.float32) / np.float32(65535)).repeat(3, 1, 1)
+            yield torch.from_numpy(_grey(path, pixels)).repeat(3, 1, 1)
         else:
             yield from_bytes(torch.from_numpy(pixels)).permute(2, 0, 1).contiguous()
+
+
+def _grey(path: Path, values: NDArray[Any]) -> NDArray[np.float32]:
+    """0..1 from floats, or from integers up to 65535; raises MediaError where others are among them."""
+    white = 1 if values.dtype.kind == "f" else 65535
+    if not ((values >= 0) & (values <= white)).all():
+        raise MediaError(
+            f"{path}: holds values from {values.min():g} to {values.max():g}: bring them to 0..{white}"
+        )
+    return values.astype(np.float32) / np.float32(white)
 
 
 def _decode_video(path: Path, av: ModuleType) -> Iterator[Tensor]:

@@ -142,6 +142,29 @@ def test_sixteen_bit_pictures_keep_their_range(tmp_path):
     assert torch.allclose(back[2], torch.from_numpy(values / 65535.0).float())
 
 
+def test_pictures_of_32_bits_keep_their_range(tmp_path):
+    from PIL import Image
+
+    floats = np.array([[0, 0.25], [1, 0.3]], np.float32)
+    integers = np.array([[0, 32768], [65535, 257]], np.int32)
+    for values, white in ((floats, 1), (integers, 65535)):
+        Image.fromarray(values).save(tmp_path / "deep.tif")
+        (back,) = read_frames(tmp_path / "deep.tif")
+        assert torch.equal(back, torch.from_numpy(values.astype(np.float32) / white).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("values", "white"), [([0.0, 1.5], 1), ([-0.5, 1.0], 1), ([0.0, np.nan], 1), ([0, 65536], 65535)]
+)
+def test_pictures_of_unknown_range_are_refused(tmp_path, values, white):
+    from PIL import Image
+
+    kind = np.float32 if white == 1 else np.int32
+    Image.fromarray(np.array([values], kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(MediaError, match=rf"deep\.tif: holds values from .* bring them to 0\.\.{white}"):
+        next(read_frames(tmp_path / "deep.tif"))
+
+
 def test_photographs_come_upright(tmp_path):
     from PIL import Image
 
