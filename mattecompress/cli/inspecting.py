@@ -127,6 +127,8 @@ def inspect(
     decisions = decisions_of(shown, masks, frames) if masks else None
     rows = node_rows(shown, errors, known, decisions.densities if decisions else None, taken)
     chosen = select(rows, where, sort)
+    peak = max(rows, key=lambda row: row["live_bytes"], default=None)
+    peak_bytes = peak["live_bytes"] if peak else 0
     if drawing:
         write_drawing(shown, drawing)
         say(str(drawing))
@@ -139,8 +141,7 @@ def inspect(
         write_page(html, [Version(program.name, shown, rows, decisions)])
         say(str(html))
     if json:
-        peak = max(rows, key=lambda row: row["live_bytes"], default=None)
-        memory_peak = {"node": peak["name"], "bytes": peak["live_bytes"]} if peak else None
+        memory_peak = {"node": peak["name"], "bytes": peak_bytes} if peak else None
         made = {"masks": [each.as_json() for each in decisions.decisions]} if decisions else {}
         print_json({**known.as_json(), "nodes": chosen, "peak": memory_peak, **made})
         return
@@ -149,7 +150,7 @@ def inspect(
     if drawing or model_explorer or html:
         return
     if memory:
-        tables.print_memory(shown, chosen)
+        tables.print_memory(shown, chosen, peak_bytes)
     elif nodes or where or sort or times or errors is not None:
         tables.print_rows(shown, chosen)
     elif decisions:

@@ -175,9 +175,8 @@ def print_decisions(program: Program, decisions: Decisions) -> None:
     print_table(title, ("node", "kind", "region", "positions", "mean", "least", "most"), lines, 4)
 
 
-def print_memory(program: Program, rows: Sequence[Mapping[str, Any]], width: int = 40) -> None:
-    """Bytes alive while each node computes, as bars; the peak is marked."""
-    peak = max((row["live_bytes"] for row in rows), default=0)
+def print_memory(program: Program, rows: Sequence[Mapping[str, Any]], peak: int, width: int = 40) -> None:
+    """Bytes alive while each node computes, as bars; where they reach the peak of the program it is marked."""
     console = Console(soft_wrap=True)
     console.print(f"{program.name}: activations alive, at most {peak / 2**20:.2f} MiB", highlight=False)
     for row in rows:

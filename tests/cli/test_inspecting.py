@@ -125,6 +125,14 @@ def test_inspect_memory_marks_the_peak(done: Cli, tiny_file: str) -> None:
     assert f"{document['peak']['bytes'] / 1024:.1f} KiB" in line
 
 
+def test_inspect_memory_has_the_peak_of_all_nodes(done: Cli, tiny_file: str) -> None:
+    whole = done("inspect", tiny_file, "--memory").out.splitlines()
+    some = done("inspect", tiny_file, "--memory", "--where", "op=sigmoid").out.splitlines()
+    assert some[0] == whole[0] and 1 < len(some) < len(whole)
+    assert set(some) < set(whole)
+    none = done("inspect", tiny_file, "--memory", "--where", "op=absent").out.splitlines()
+    assert none == whole[:1]
+
 def test_inspect_error(done: Cli, refused: Callable[..., str], tiny_file: str, quantized_file: str) -> None:
     words = ("inspect", quantized_file, "--error", "procedural:3", "--frames", 2, "--json")
     nodes = json.loads(done(*words, "--reference", tiny_file).out)["nodes"]
