@@ -113,12 +113,11 @@ def diff(before: Program, after: Program) -> Difference:
     alignment = align_described(*sides)
     nodes = tuple(_Comparison(*sides, alignment).differences())
     known = [None if program_symbols(side.program) else cost(side.program) for side in sides]
-    done = {record.text for record in before.history}
     totals = [asdict(each.totals) if each else None for each in known]
     return Difference(
         before.name,
         after.name,
-        tuple(record.text for record in after.history if record.text not in done),
+        tuple(_passes_since(before, after)),
         len(alignment.kept) - sum(node.status == "changed" for node in nodes),
         nodes,
         tuple(_by_region(sides, alignment, nodes, known)),
@@ -126,6 +125,15 @@ def diff(before: Program, after: Program) -> Difference:
         totals[1],
         alignment,
     )
+
+
+def _passes_since(before: Program, after: Program) -> Iterator[str]:
+    """The passes of the program after, less as many of each as the one before has."""
+    done = Counter(record.text for record in before.history)
+    for record in after.history:
+        done[record.text] -= 1
+        if done[record.text] < 0:
+            yield record.text
 
 
 class _Comparison:
