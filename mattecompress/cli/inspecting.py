@@ -13,7 +13,9 @@ from mattecompress.cli.options import (
     ArgumentError,
     Json,
     Size,
+    given_options,
     print_json,
+    refuse,
     refuse_others,
     require_writable,
     say,
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from mattecompress.inspection.decisions import Decisions
     from mattecompress.inspection.page import Version
     from mattecompress.program import Program
+
+WHOLE = ("--html", "--dot", "--model-explorer")
+LISTING = ("--nodes", "--where", "--sort", "--memory")
 
 
 def register(app: typer.Typer) -> None:
@@ -107,6 +112,7 @@ def inspect(
     if text:
         why = "does not go with --text, which prints the program alone: leave one of them out"
         refuse_others(context, ("--text", "--size"), why)
+    _require_read(context)
     for file in (drawing, html):
         if file:
             require_writable(file)
@@ -160,6 +166,7 @@ def inspect(
 
 
 def diff(
+    context: typer.Context,
     programs: Annotated[list[Path], typer.Argument(help="Two programs or more, .mcg.", metavar="PROGRAM...")],
     nodes: Annotated[bool, typer.Option("--nodes", help="List every node that differs.")] = False,
     where: Annotated[
@@ -199,6 +206,7 @@ def diff(
     wanted = parse_query(where, DIFFERENCE_FIELDS) if where else None
     if len(programs) < 2:
         raise ArgumentError(f"{programs[0]} is one program: name another to compare it with")
+    _require_read(context)
     if html:
         require_writable(html)
     loaded = [load_at(path, size) for path in programs]
@@ -234,6 +242,16 @@ def diff(
             print_worst(after.label, after.rows, each)
         if after.decisions:
             tables.print_decisions(after.program, after.decisions)
+
+
+def _require_read(context: typer.Context) -> None:
+    """Raise `ArgumentError` for an option that nothing of what is asked for reads."""
+    given = given_options(context)
+    if "--error" not in given and "--masks" not in given:
+        refuse(context, ("--frames",), "is about a clip: add --error or --masks with one")
+    whole = next((option for option in WHOLE if option in given), None)
+    if whole and "--json" not in given:
+        refuse(context, LISTING, f"does not go with {whole}, which shows every node: leave one of them out")
 
 
 def _versions(

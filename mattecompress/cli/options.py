@@ -55,11 +55,16 @@ def given_options(context: typer.Context) -> list[str]:
     ]
 
 
+def refuse(context: typer.Context, refused: Collection[str], why: str) -> None:
+    """Raise `ArgumentError`, `--NAME` and why, for an option on the command line that is among those refused."""
+    for option in given_options(context):
+        if option in refused:
+            raise ArgumentError(f"{option} {why}")
+
+
 def refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
     """Raise `ArgumentError`, `--NAME` and why, for an option on the command line that is not among those allowed."""
-    for option in given_options(context):
-        if option not in allowed:
-            raise ArgumentError(f"{option} {why}")
+    refuse(context, [option for option in given_options(context) if option not in allowed], why)
 
 
 def _is_given(context: typer.Context, name: str | None) -> bool:

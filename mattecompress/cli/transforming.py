@@ -17,6 +17,7 @@ from mattecompress.cli.options import (
     Size,
     parse_size,
     progress_bar,
+    refuse,
     require_known,
     require_writable,
     say,
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def capture(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model's name, or package.module:function that builds one.")],
     output: Output = Path("program.mcg"),
     checkpoint: Annotated[Path | None, typer.Option(help="Weights, .pth or .safetensors.")] = None,
@@ -88,6 +90,8 @@ def capture(
         _refuse(model, "its signature is known", inputs=inputs, outputs=outputs, state=state)
         if untrained:
             _refuse(model, "untrained weights are random", checkpoint=checkpoint)
+        else:
+            refuse(context, ("--seed",), "is what untrained weights are drawn from: add --untrained")
         weights = _Weights(checkpoint, seed if untrained else None)
         if preprocessing:
             require_known("--preprocessing", preprocessing, ("official", "huggingface"))
@@ -183,6 +187,7 @@ def _hash_of(path: Path | None) -> str:
 
 
 def opt(
+    call: typer.Context,
     program: ProgramPath,
     pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="Passes, separated by commas.")],
     output: Annotated[
@@ -226,6 +231,8 @@ def opt(
     from mattecompress.pipeline_text import parse_pipeline
     from mattecompress.reproducer import run_with_reproducer
 
+    if not calibration:
+        refuse(call, ("--clips", "--frames"), "is about calibration: add --calibration with clips")
     wanted = _until(parse_pipeline(pipeline), stop_after)
     names = [step.name for step in wanted.passes]
     announcements, hooks = _announcements(print_before, names), _hooks(print_after, timing, names)

@@ -118,6 +118,33 @@ def test_inspect_options_beside_text(
     )
 
 
+@pytest.mark.parametrize("option", [["--nodes"], ["--where", "op=conv2d"], ["--sort", "macs"], ["--memory"]])
+@pytest.mark.parametrize("file", [["--html", "x.html"], ["--dot", "x.dot"], ["--model-explorer", "x"]])
+def test_inspect_lists_beside_a_whole(
+    refused: Callable[..., str], tiny_file: str, option: list[str], file: list[str]
+) -> None:
+    message = refused("inspect", tiny_file, *option, *file)
+    assert message == f"{option[0]} does not go with {file[0]}, which shows every node: leave one of them out"
+
+
+def test_inspect_writes_all_and_prints_some(done: Cli, tiny_file: str, tmp_path: Path) -> None:
+    said = done("inspect", tiny_file, "--html", "x.html", "--json", "--where", "op=conv2d")
+    assert {node["op"] for node in json.loads(said.out)["nodes"]} == {"conv2d"}
+    assert (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("option", [["--nodes"], ["--where", "status=added"]])
+def test_diff_lists_beside_a_page(refused: Callable[..., str], tiny_file: str, option: list[str]) -> None:
+    message = refused("diff", tiny_file, tiny_file, *option, "--html", "x.html")
+    assert message == f"{option[0]} does not go with --html, which shows every node: leave one of them out"
+
+
+def test_frames_without_a_clip(refused: Callable[..., str], tiny_file: str) -> None:
+    for words in (("inspect", tiny_file), ("diff", tiny_file, tiny_file)):
+        message = refused(*words, "--frames", 2)
+        assert message == "--frames is about a clip: add --error or --masks with one"
+
+
 def test_inspect_memory_marks_the_peak(done: Cli, tiny_file: str) -> None:
     shown = done("inspect", tiny_file, "--memory").out
     document = json.loads(done("inspect", tiny_file, "--json").out)
@@ -132,6 +159,7 @@ def test_inspect_memory_has_the_peak_of_all_nodes(done: Cli, tiny_file: str) -> 
     assert set(some) < set(whole)
     none = done("inspect", tiny_file, "--memory", "--where", "op=absent").out.splitlines()
     assert none == whole[:1]
+
 
 def test_inspect_error(done: Cli, refused: Callable[..., str], tiny_file: str, quantized_file: str) -> None:
     words = ("inspect", quantized_file, "--error", "procedural:3", "--frames", 2, "--json")

@@ -54,6 +54,11 @@ def test_captures_untrained_weights_by_the_seed(done: Cli, cli: Cli, tmp_path: P
     assert wrong.code == 2 and "--checkpoint does not apply to bimatting" in wrong.err
 
 
+def test_a_seed_of_weights_that_are_not_drawn(refused: Callable[..., str]) -> None:
+    message = refused("capture", "rvm-mobilenetv3", "--checkpoint", "w.pth", "--seed", 0)
+    assert message == "--seed is what untrained weights are drawn from: add --untrained"
+
+
 def test_builds_a_function_by_the_seed(done: Cli, tmp_path: Path) -> None:
     (tmp_path / "drawn.py").write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 1, 1)\n")
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
@@ -117,6 +122,12 @@ def test_calibrates_at_the_size_that_the_pipeline_sets(done: Cli, open_file: str
     words = ["--calibration", "procedural", "--clips", 1, "--frames", 1]
     done("opt", open_file, "-p", pipeline, *words, "-o", "q.mcg")
     assert container.load(tmp_path / "q.mcg").level.value == "trainable"
+
+
+@pytest.mark.parametrize("option", ["--clips", "--frames"])
+def test_counts_without_calibration(refused: Callable[..., str], tiny_file: str, option: str) -> None:
+    message = refused("opt", tiny_file, "-p", "canonicalize", option, 1, "-o", "out.mcg")
+    assert message == f"{option} is about calibration: add --calibration with clips"
 
 
 def test_prints_before_and_after(done: Cli, tiny_file: str) -> None:
