@@ -148,7 +148,7 @@ def inspect(
         say(str(html))
     if json:
         memory_peak = {"node": peak["name"], "bytes": peak_bytes} if peak else None
-        made = {"masks": [each.as_json() for each in decisions.decisions]} if decisions else {}
+        made = {"masks": _choices(decisions)} if decisions else {}
         print_json({**known.as_json(), "nodes": chosen, "peak": memory_peak, **made})
         return
     from mattecompress.cli import tables
@@ -229,6 +229,8 @@ def diff(
         document["differences"] = [each.as_json() for each in found]
         if clip:
             document["nodes"] = [[*version.rows] for version in versions]
+        if masks:
+            document["masks"] = [_choices(version.decisions) for version in versions]
         print_json(document)
         return
     if html:
@@ -280,3 +282,8 @@ def _decisions(program: "Program", masks: str, frames: int) -> "Decisions | None
         return decisions_of(program, masks, frames)
     except NoDecisionError:
         return None
+
+
+def _choices(decisions: "Decisions | None") -> list[dict[str, Any]]:
+    """What masks and routers choose, frame by frame; nothing of a program without."""
+    return [each.as_json() for each in decisions.decisions] if decisions else []

@@ -193,6 +193,9 @@ def test_diff_masks(done: Cli, masked_file: str, tmp_path: Path) -> None:
     done("opt", masked_file, "-p", "lower", "-o", "lowered.mcg")
     words = ("diff", masked_file, "lowered.mcg", "--masks", "procedural:3", "--frames", 1)
     assert "what is computed in places, of 1 frames" in done(*words).out
+    document = json.loads(done(*words, "--json").out)
+    masks = [[(each["kind"], len(each["by_frame"])) for each in choices] for choices in document["masks"]]
+    assert masks == [[("mask", 1)], [("mask", 1)]] and len(document["nodes"]) == 2
     pytest.importorskip("PIL")
     done(*words, "--html", "page.html")
     assert (tmp_path / "page.html").read_text().count("data-choice=") == 2
@@ -202,7 +205,9 @@ def test_diff_error_names_the_worst(done: Cli, quantized_file: str, tiny_file: s
     words = ("diff", tiny_file, quantized_file, "--error", "procedural:3", "--frames", 1)
     shown = done(*words).out
     assert "the nodes that add most error" in shown and "own dB" in shown
-    before, after = json.loads(done(*words, "--json").out)["nodes"]
+    document = json.loads(done(*words, "--json").out)
+    before, after = document["nodes"]
+    assert "masks" not in document
     assert all(row["own_sqnr"] is None for row in before) and any(row["own_sqnr"] for row in after)
     assert "nodes" not in json.loads(done("diff", tiny_file, quantized_file, "--json").out)
 
