@@ -12,7 +12,7 @@ from mattecompress.data.frames import to_bytes
 from mattecompress.data.sources import SourceClip, clip_inputs
 from mattecompress.errors import UserError
 from mattecompress.interface import TRIMAP, alpha_name
-from mattecompress.measuring.metrics import UNKNOWN, evaluate_clip, evaluate_image
+from mattecompress.measuring.metrics import UNKNOWN, average, evaluate_image, frame_metrics
 from mattecompress.preparation import fix_size
 from mattecompress.program import Program
 from mattecompress.running.stream import Runner, Stream
@@ -26,7 +26,7 @@ class NoTruthError(UserError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Number of frames, and each metric's mean in the papers' units.
+    """Number of frames, and each metric's mean in the papers' units, over clips and then over frames.
 
     unknown: Composition-1K's sad, mse, grad and conn over what the trimap leaves unknown; empty without a trimap.
     """
@@ -55,25 +55,22 @@ def evaluate(
         MatteOutputError: no output of a program can be a matte.
         ResolutionError, PreconditionError: a program cannot take the clip's size.
     """
-    results, frames = [], []
+    results, frames = [], 0
     images: list[dict[str, float]] = []
     for clip in clips:
         true_alpha, true_foreground = _truth(clip, reference)
         alpha, foreground = predict(program, run, clip)
         known = foreground is not None and true_foreground is not None
         colours = (foreground, true_foreground) if known else (None, None)
-        results.append(evaluate_clip(alpha, true_alpha, *colours))
-        frames.append(len(clip.frames))
+        results.append(frame_metrics(alpha, true_alpha, *colours))
+        frames += len(clip.frames)
         images += _evaluate_images(program, clip, alpha, true_alpha)
-    metrics = {
-        name: sum(result[name] * count for result, count in zip(results, frames, strict=True)) / sum(frames)
-        for name in METRICS
-        if all(name in result for result in results)
-    }
+    shared = [name for name in METRICS if all(name in result for result in results)]
+    metrics = average({name: result[name] for name in shared} for result in results)
     unknown = {
         name: statistics.mean(image[name] for image in images) for name in (images[0] if images else ())
     }
-    return Evaluation(sum(frames), metrics, unknown)
+    return Evaluation(frames, metrics, unknown)
 
 
 def predict(program: Program, run: Runner, clip: SourceClip) -> tuple[torch.Tensor, torch.Tensor | None]:

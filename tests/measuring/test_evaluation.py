@@ -32,12 +32,15 @@ def test_the_clip_is_the_truth(tiny_open: Program, clip: SourceClip) -> None:
     assert mad == pytest.approx(1e3 * float((off.alpha - alpha).mean()), rel=1e-4)
 
 
-def test_clips_weigh_by_their_frames(tiny_open: Program, clip: SourceClip) -> None:
+def test_frames_are_averaged_over_clips_first(tiny_open: Program, clip: SourceClip) -> None:
     short = SourceClip("short", clip.frames[:1], clip.alpha[:1], clip.foreground[:1])
+    off = replace(short, alpha=1 - short.alpha)
     whole, part, both = (
-        evaluate(tiny_open, tiny_open.run, clips).metrics["mse"] for clips in ([clip], [short], [clip, short])
+        evaluate(tiny_open, tiny_open.run, clips).metrics["mse"] for clips in ([clip], [off], [clip, off])
     )
-    assert both == pytest.approx((3 * whole + part) / 4)
+    first = evaluate(tiny_open, tiny_open.run, [short]).metrics["mse"]
+    assert first != part
+    assert both == pytest.approx(whole + (part - first) / 6)
 
 
 def test_predict_carries_states_at_the_clip_size(tiny_open: Program, clip: SourceClip) -> None:
