@@ -135,6 +135,12 @@ def evaluate(
         int | None, typer.Option(help="Frames of each; default: all of a data set, else 24.", min=1)
     ] = None,
     size: Size = None,
+    high_resolution: Annotated[
+        bool,
+        typer.Option(
+            "--high-resolution", help="As for sets of 1920x1080 and more: Grad without stretching, no Conn."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure accuracy: the clip's own alpha, or what a reference program yields, is the truth.
@@ -147,6 +153,8 @@ def evaluate(
     mattecompress eval rvm.mcg --size 144x256 --data procedural:7
 
     mattecompress eval rvm.mcg --data videomatte_512x288/videomatte_static
+
+    mattecompress eval rvm.mcg --data videomatte_1920x1080/videomatte_static --high-resolution
     """
     from mattecompress.data.datasets.layouts import find_dataset
     from mattecompress.data.sources import DEFAULT_FRAMES, load_clips
@@ -161,7 +169,7 @@ def evaluate(
     artifact = compile_program(measured, backend)
     longest = None if find_dataset(data) else DEFAULT_FRAMES
     loaded = load_clips(data, frame_size(measured), clips, frames or longest)
-    result = evaluation.evaluate(measured, artifact.over_clips(), loaded, truth)
+    result = evaluation.evaluate(measured, artifact.over_clips(), loaded, truth, high_resolution)
     if json:
         print_json(result.as_json())
     else:

@@ -44,11 +44,16 @@ class Evaluation:
 
 
 def evaluate(
-    program: Program, run: Runner, clips: Iterable[SourceClip], reference: Program | None = None
+    program: Program,
+    run: Runner,
+    clips: Iterable[SourceClip],
+    reference: Program | None = None,
+    high_resolution: bool = False,
 ) -> Evaluation:
     """Metrics of `run`'s alpha and foreground, states carried through each clip; with a trimap those of images too.
 
     The truth is the clip's own alpha; with `reference`, it is what that program yields.
+    `high_resolution` asks for the rules of large frames, as `mattecompress.measuring.metrics.frame_metrics` has them.
 
     Raises:
         NoTruthError: a clip has no alpha and there is no reference.
@@ -62,7 +67,7 @@ def evaluate(
         alpha, foreground = predict(program, run, clip)
         known = foreground is not None and true_foreground is not None
         colours = (foreground, true_foreground) if known else (None, None)
-        results.append(frame_metrics(alpha, true_alpha, *colours))
+        results.append(frame_metrics(alpha, true_alpha, *colours, high_resolution))
         frames += len(clip.frames)
         images += _evaluate_images(program, clip, alpha, true_alpha)
     shared = [name for name in METRICS if all(name in result for result in results)]

@@ -99,6 +99,8 @@ def test_eval_json(done: Cli, tiny_file: str, open_file: str, clip: Tensor) -> N
 def test_eval_for_people(done: Cli, tiny_file: str) -> None:
     shown = done("eval", tiny_file, "--frames", 2).out
     assert "tiny.mcg: 2 frames" in shown and "dtssd" in shown
+    large = done("eval", tiny_file, "--frames", 2, "--high-resolution").out
+    assert "conn" in shown and "conn" not in large and "grad" in large
 
 
 def test_bench_json(done: Cli, tiny_file: str) -> None:

@@ -43,6 +43,17 @@ def test_frames_are_averaged_over_clips_first(tiny_open: Program, clip: SourceCl
     assert both == pytest.approx(whole + (part - first) / 6)
 
 
+def test_large_frames_have_rules_of_their_own(tiny_open: Program, clip: SourceClip) -> None:
+    def run(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return tiny_open.run(**inputs) | {"pha": inputs["src"][:, :1]}
+
+    dim = replace(clip, alpha=clip.frames[:, :1] / 2)
+    small, large = (evaluate(tiny_open, run, [dim], high_resolution=rule) for rule in (False, True))
+    assert small.metrics["grad"] < 1e-9 < 1e-3 < large.metrics["grad"]
+    assert large.metrics.keys() == small.metrics.keys() - {"conn"}
+    assert large.as_json()["metrics"]["conn"] is None
+
+
 def test_predict_carries_states_at_the_clip_size(tiny_open: Program, clip: SourceClip) -> None:
     given: list[torch.Tensor] = []
     yielded: list[torch.Tensor] = [torch.zeros(1, 4, 8, 12)]
