@@ -15,7 +15,6 @@ from mattecompress.pipeline import expect
 from mattecompress.program import Program
 
 conv2d = torch.ops.aten.conv2d.default
-_CONVOLUTIONS = (conv2d, torch.ops.aten.conv2d.padding)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,6 @@ class Exclusions:
         return any(fnmatchcase(layer_path(node), pattern) for pattern in self.patterns)
 
     def _own_reason(self, node: fx.Node, end: str | None) -> str | None:
-        if node.target is not conv2d:
-            return "its padding is given by name"
         if any(
             reader and reader.op != "get_attr" for reader in (weight_of(node), arguments_of(node)["bias"])
         ):
@@ -75,7 +72,7 @@ class Exclusions:
 
 def float_convolutions(program: Program) -> Iterator[fx.Node]:
     """Calls of a float convolution, in order."""
-    return (node for node in program.operations() if node.target in _CONVOLUTIONS)
+    return (node for node in program.operations() if node.target is conv2d)
 
 
 def weight_of(node: fx.Node) -> fx.Node:
@@ -111,7 +108,7 @@ def is_shifted(program: Program, node: fx.Node) -> bool:
     bias = x.args[1]
     if not isinstance(bias, fx.Node) or bias.op != "get_attr":
         return False
-    alone = all(user is node or user.target in _CONVOLUTIONS or is_binary(program, user) for user in x.users)
+    alone = all(user is node or user.target is conv2d or is_binary(program, user) for user in x.users)
     return alone and program.facts(bias).shape == (1, program.facts(x).shape[1], 1, 1)
 
 
@@ -143,4 +140,4 @@ def _any_in(nodes: Iterable[fx.Node], found: set[fx.Node]) -> bool:
 
 def _passes_layer(program: Program, nodes: Iterable[fx.Node], found: set[fx.Node]) -> bool:
     """Whether one of the neighbours is a convolution, or has one beyond it."""
-    return any(node in found or node.target in _CONVOLUTIONS or is_binary(program, node) for node in nodes)
+    return any(node in found or node.target is conv2d or is_binary(program, node) for node in nodes)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mattecompress.analysis.memory import is_view
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.errors import UserError
 from mattecompress.modules.batch_norm import BatchNorm2d, BatchNormConfig
 from mattecompress.program import fetch_tensor, owner_of
@@ -122,9 +123,7 @@ def _refusal(node: fx.Node, reason: str) -> NormalizationError:
 
 def _number_padding(graph: fx.Graph, node: fx.Node) -> None:
     """`conv2d(..., padding="same")` with its rows and columns in numbers, behind a `pad` where sides need several."""
-    schema = aten.conv2d.padding._schema.arguments
-    values: dict[str, Any] = {argument.name: argument.default_value for argument in schema}
-    values |= dict(zip(values, node.args, strict=False)) | node.kwargs
+    values = arguments_of(node)
     kernel = values["weight"].meta["val"].shape[2:]
     same = values["padding"] == "same"
     needed = [step * (taps - 1) * same for step, taps in zip(values["dilation"], kernel, strict=True)]

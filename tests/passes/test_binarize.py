@@ -202,7 +202,6 @@ def test_weights_side_by_side_get_a_path_each() -> None:
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        (nn.Conv2d(4, 4, 3, padding="same"), "its padding is given by name"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), "its weight or bias is computed"),
         (nn.Identity(), "the program has none"),
     ],
