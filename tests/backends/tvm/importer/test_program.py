@@ -327,7 +327,6 @@ REFUSED = {
     "no kernel for aten.cumsum": Net(lambda self, x: x.cumsum(1)),
     "adaptive pooling to [2, 2]": nn.AdaptiveAvgPool2d(2),
     "a mean must keep": Net(lambda self, x: x.mean((1, 3))),
-    "its weight is computed": Net(lambda self, x: F.conv2d(x, x[:, :, :3, :3])),
     "its bias is computed": Net(lambda self, x: F.linear(x, self.l.weight, x[0, 0, 0]), l=nn.Linear(6, 6)),
 }
 
@@ -337,6 +336,20 @@ def test_unsupported_nodes_say_why(reason):
     program = program_of(REFUSED[reason], (1, 4, 6, 6))
     reasons = [supports(program, node) for node in program.operations()]
     assert any(text is not None and text.startswith(reason) or reason in (text or "") for text in reasons)
+
+
+COMPUTED = {
+    "convolution": lambda x: F.conv2d(x, x[:, :, :3, :3]),
+    "of one dimension": lambda x: F.conv1d(x[0, 0, :, None], x[0, 0, :1, None, :3]),
+    "linear": lambda x: F.linear(x, x[0, 0]),
+    "prelu": lambda x: F.prelu(x, x[0, :, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_computed_weights_are_refused(name):
+    with pytest.raises(UnsupportedError, match="its weight is computed"):
+        Tvm().compile(program_of(Net(lambda self, x: COMPUTED[name](x)), (1, 4, 6, 6)))
 
 
 @pytest.mark.parametrize(
