@@ -33,11 +33,13 @@ class FoldBatchNorm(Pass):
         expect(not self._pairs(program), "a convolution and batch norm pair survived")
 
     def apply(self, program: Program, context: Context) -> str | None:
-        """Rewrite every pair."""
-        pairs = self._pairs(program)
-        for convolution, norm in pairs:
-            _fold(program, convolution, norm)
-        return f"folded {len(pairs)} batch norms" if pairs else None
+        """Rewrite every pair, and those that come of it: a batch norm may follow another."""
+        count = 0
+        while pairs := self._pairs(program):
+            for convolution, norm in pairs:
+                _fold(program, convolution, norm)
+            count += len(pairs)
+        return f"folded {count} batch norms" if count else None
 
     def _pairs(self, program: Program) -> list[tuple[fx.Node, fx.Node]]:
         return [] if self.exact and rounds(program) else _pairs(program)

@@ -37,6 +37,15 @@ def test_computes_the_same(bias: bool, groups: int) -> None:
     )
 
 
+def test_a_batch_norm_may_follow_another() -> None:
+    net = _random(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)))
+    program = capture(net, Signature((("x", (1, 2, 3, 3)),), ("y",)), "chain")
+    result = FoldBatchNorm()(program)
+    assert result.notes == "folded 2 batch norms"
+    x = torch.rand(1, 2, 3, 3)
+    torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=1e-5, atol=1e-5)
+
+
 def test_exact_leaves_networks_that_take_signs(tiny: Program) -> None:
     assert FoldBatchNorm(exact=True)(tiny).modified
     binary = Binarize("react")(tiny).program
