@@ -3,8 +3,9 @@
 with F the coarse alpha before any clamp. Candidates are quantiles of what the mask's rule compares with its threshold,
 over calibration frames; those whose masks are denser than a limit are left out, and of equal ones the largest wins.
 
-Source: BiVM equation (16), whose symbols are lost in our copy of the paper: a reconstruction (R). The limit is ours; the
-published costs imply a density of 0.28 to 0.33.
+Source: BiVM equation (16), whose symbols are lost in our copy of the paper: a reconstruction (R). The limit is ours. The
+published costs imply that 0.28 to 0.33 of the operations under a mask are computed, which is a sparser mask than one that
+marks as much: resized to larger pictures it lets more through (docs/mask-time.md).
 """
 
 from dataclasses import dataclass, replace
