@@ -197,8 +197,7 @@ class Program:
         """The path, or with the first number behind it that no tensor or module of the program has."""
         modules = self.graph_module.named_modules(remove_duplicate=False)
         taken = {*self.graph_module.state_dict(), *(name for name, _ in modules)}
-        numbered = (f"{path}_{number}" for number in itertools.count(1))
-        return next(each for each in itertools.chain([path], numbered) if each not in taken)
+        return next(each for each in numbered(path) if each not in taken)
 
     def add_module(self, name: str, module: nn.Module) -> None:
         """Put a module at a dotted path; whatever tensors stood at that path are replaced."""
@@ -270,6 +269,11 @@ class Program:
             for node in written
         ]
         return (self.name, self.output_names, self.states, self.scopes, self.source, self.history, nodes)
+
+
+def numbered(name: str) -> Iterator[str]:
+    """The name, then the same with numbers behind it: name, name_1, name_2."""
+    return itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
 
 
 def namespace(node: fx.Node) -> str:

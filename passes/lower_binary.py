@@ -8,7 +8,6 @@ Every bit is the same: the threshold is the negated activation bias, of the laye
 it, and x + b >= 0 just when x >= -b in floating point.
 """
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from mattecompress.facts import DTYPE_NAMES, Precision
 from mattecompress.modules.binary import BinaryConv2d
 from mattecompress.ops.binary import choose_word, pack_depthwise_signs, pack_weight_signs
 from mattecompress.pipeline import Context, Pass, expect
-from mattecompress.program import Program
+from mattecompress.program import Program, numbered
 
 aten = torch.ops.aten
 matte = torch.ops.matte
@@ -234,8 +233,11 @@ class _Writer:
     def constant(self, name: str, value: Tensor) -> fx.Node:
         """The tensor under its name; under a numbered one where a shared layer needs several."""
         known = self.constants
-        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
-        name = next(n for n in names if n not in known or torch.equal(self.program.tensor(known[n]), value))
+        name = next(
+            each
+            for each in numbered(name)
+            if each not in known or torch.equal(self.program.tensor(known[each]), value)
+        )
         if name not in known:
             known[name] = self.program.constant(name, value)
         return known[name]

@@ -14,7 +14,7 @@ from mattecompress.analysis.regions import region_graph, region_label
 from mattecompress.analysis.scopes import lies_in
 from mattecompress.modules.batch_norm import BatchNorm2d
 from mattecompress.pipeline import Context, Pass, expect
-from mattecompress.program import Program
+from mattecompress.program import Program, numbered
 
 RVM_BLOCKS = ("InvertedResidual", "Bottleneck", "LRASPP", "BottleneckBlock", "UpsamplingBlock", "OutputBlock")
 BIVM_BLOCKS = (
@@ -76,8 +76,7 @@ def _cut_into_runs(program: Program) -> Iterator[tuple[fx.Node, str]]:
         members = [node for node in program.operations() if region_label(program, node) in knot]
         met = set[str]()
         for label, run in itertools.groupby(members, lambda node: region_label(program, node)):
-            numbered = (f"{label}_{number}" for number in itertools.count(1))
-            name = next(each for each in numbered if each not in names) if label in met else label
+            name = next(each for each in numbered(label) if each not in names) if label in met else label
             met.add(label)
             names.add(name)
             yield from ((node, name) for node in run if program.facts(node).region)

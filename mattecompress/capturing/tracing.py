@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import itertools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from mattecompress.program import (
     Source,
     describe_parameters,
     fetch_tensor,
+    numbered,
     owner_of,
 )
 from mattecompress.signature import Signature
@@ -140,8 +140,7 @@ def _name_inputs(graph: fx.Graph, signature: Signature) -> None:
     taken = {node.name for node in graph.nodes} | set(names)
     for node in graph.nodes:
         if node.name in names and node not in placeholders:
-            numbered = (f"{node.name}_{number}" for number in itertools.count(1))
-            node.name = next(name for name in numbered if name not in taken)
+            node.name = next(name for name in numbered(node.name) if name not in taken)
             taken.add(node.name)
     for node, name in zip(placeholders, names, strict=False):
         node.target = name
