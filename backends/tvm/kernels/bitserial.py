@@ -39,6 +39,13 @@ from mattecompress.backends.tvm.kernels.intrinsics import (
     pack_within,
     words_loaded_together,
 )
+from mattecompress.backends.tvm.kernels.lookup import (
+    LookupPlan,
+    entries,
+    lay_out_starts,
+    lookup_sums,
+    plan_lookup,
+)
 from mattecompress.backends.tvm.kernels.octets import Octets, gather, schedule_gathering
 from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.kernels.window import (
@@ -129,11 +136,33 @@ def emit_binary_conv2d(builder: relax.BlockBuilder, node: fx.Node, operands: Seq
     table = binary_table(weight, values["channels"], plan, values["encoding"], values["border"])
     outputs, rows, columns, _ = weight.shape
     name = f"binary_convolution_{rows}x{columns}_{values['channels']}_{outputs}"
+    lookup = plan_lookup(weight, plan.window, plan.size, values["channels"]) if plan.groups == 1 else None
+    if lookup is not None:
+        return _emit_lookup(builder, name, bits, weight, table, plan, lookup)
 
     def compute(source: te.Tensor, words: te.Tensor, constants: te.Tensor) -> te.Tensor:
         return binary_convolution(source, words, constants, plan)
 
     return emit_kernel(builder, name, CONVOLUTION, compute, bits, lay_out_words(weight, plan), table)
+
+
+def _emit_lookup(
+    builder: relax.BlockBuilder,
+    name: str,
+    bits: relax.Expr,
+    weight: Array,
+    table: Array,
+    plan: BinaryPlan,
+    lookup: LookupPlan,
+) -> relax.Var:
+    """The same, its totals looked up."""
+
+    def compute(source: te.Tensor, starts: te.Tensor, tables: te.Tensor, constants: te.Tensor) -> te.Tensor:
+        outputs = Outputs.all(plan.window, plan.size, int(source.shape[0]))
+        return _results(lookup_sums(source, starts, tables, lookup), constants, plan, outputs)
+
+    weights = (lay_out_starts(weight, lookup), entries())
+    return emit_kernel(builder, name, CONVOLUTION, compute, bits, *weights, table)
 
 
 def emit_binary_conv2d_bits(builder: relax.BlockBuilder, node: fx.Node, operands: Sequence[Any]) -> relax.Var:
@@ -245,11 +274,16 @@ def binary_convolution(
 ) -> te.Tensor:
     """The kernel, int32 (N, OH, OW, O), or of the shape of the given outputs."""
     outputs = outputs or Outputs.all(plan.window, plan.size, int(source.shape[0]))
-    total = _totals(source, weight, plan, outputs)
+    return _results(_totals(source, weight, plan, outputs), table, plan, outputs)
+
+
+def _results(total: te.Tensor, table: te.Tensor, plan: BinaryPlan, outputs: Outputs) -> te.Tensor:
+    """What the totals stand for; those of 32 bits may be pairs of 16."""
 
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
         value = total(n, y, x, o)
-        value = add_pairs(plan.counting, value) if plan.in_pairs else value.astype("int32")
+        pairs = plan.in_pairs and value.ty.dtype.bits == plan.total_bits == 32
+        value = add_pairs(plan.counting, value) if pairs else value.astype("int32")
         _, row, column = outputs.place(n, y, x)
         return read_table(table, plan.window, plan.size, row, column, o) - plan.factor * value
 

@@ -251,6 +251,15 @@ def _pack_octets(call: Any) -> Expression:
     return _reduce(tirx.reinterpret(dtype_of(words[0]), chosen))
 
 
+def _look_up(call: Any) -> Expression:
+    table, index = call.args
+    lanes, _ = shape(index)
+    name = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b"}[lanes]
+    copies = lanes // 16
+    wide = tirx.Shuffle([table] * copies, [*range(16)] * copies)
+    return tirx.call_llvm_pure_intrin(dtype_of(index), name, wide, index)
+
+
 _RULES: dict[str, Rule] = {
     "count_bytes": _count_bytes,
     "add_bytes": _add_bytes,
@@ -263,6 +272,7 @@ _RULES: dict[str, Rule] = {
     "count_marks": _count_marks,
     **RULES,
     "load_word": _load_word,
+    "look_up": _look_up,
     "gather_bits_ones": _gather_by(_collect_ones, 8),
     "gather_bits_signs": _gather_by(_collect_signs, 32),
     "gather_bits_places": _gather_by(_collect_places, 16),

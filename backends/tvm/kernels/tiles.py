@@ -136,7 +136,9 @@ def inline_epilogue(schedule: Schedule, result: Any) -> Any:
     before = _ancestors(schedule, result)
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     *inlined, last = [
-        block for block in blocks if not any(schedule.get(block).same_as(other) for other in before)
+        block
+        for block in blocks
+        if schedule.get(block).writes and not any(schedule.get(block).same_as(other) for other in before)
     ]
     if not _same_outputs(schedule, last, result):
         return result

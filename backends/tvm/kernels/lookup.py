@@ -1,0 +1,444 @@
+"""Sums of convolutions of packed bits by looking them up, for processors that shuffle bytes faster than they count bits.
+
+Lanes are neighbouring pixels. Four neighbouring channels of a tap are an index into a table of 16 bytes, which stands
+in a register and counts where the index differs from the weights of two outputs at once:
+
+    entry[i] = popcount(i ^ w[even output]) + 16 * popcount(i ^ w[odd output])
+
+so that one shuffle takes eight products in every lane. There are 256 such tables; what is stored of the weights is
+where theirs start. Halves of bytes hold up to 15: three entries are added before they are taken apart, whole on one side,
+modulo 256, and their upper halves alone on the other:
+
+    total = sum of entries,  odd = sum of (three entries >> 4),  even = total - 16 * odd   (mod 256)
+
+Bytes of these sums hold up to 255, then they go to 16 bits. At last lanes of pixels are turned into lanes of outputs.
+Indices are in memory as planes, a row after the other, and there in the order of an output's steps: of each tap of a row
+of the window and each four of its channels the bytes of a block of pixels. The sums are those of `bitserial.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.target import Target, codegen
+
+from mattecompress.backends.tvm.compute.convolution import Geometry
+from mattecompress.backends.tvm.kernels.intrinsics import current_target, instruction_set, look_up
+from mattecompress.backends.tvm.schedules.stages import divisors
+
+Array = np.ndarray[Any, Any]
+Expression = Any
+
+BITS = 4
+"""Of an index."""
+TRIPLE = 3
+"""Entries that are added before their halves are taken apart."""
+MOST_TRIPLES = 21
+"""Whose counts a byte holds."""
+LANES = 16
+"""Pixels that indices are made for at once, and that are turned at once."""
+LEAST_PRODUCTS = 256
+"""Products of an output below which turning lanes of pixels into outputs costs more than is won."""
+MOST_WASTE = 1.4
+"""Pixels of whole blocks for each pixel of a row."""
+ROW_BYTES = 1 << 15
+"""Of the indices of a row, which are on the stack."""
+NEAR_BYTES = 1 << 17
+"""Of planes that a near cache holds beside the rest."""
+BANDS = 8
+"""At least, where there are as many rows."""
+OUTPUTS = 8
+"""Bytes of a word that is written."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What registers hold the sums of: `vectors` of `lanes` pixels by `pairs` of outputs."""
+
+    lanes: int
+    vectors: int
+    pairs: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all vectors."""
+        return self.lanes * self.vectors
+
+
+BLOCKS = (Block(32, 2, 1), Block(32, 1, 2))
+
+
+@dataclass(frozen=True)
+class LookupPlan:
+    """How sums are looked up.
+
+    size: rows and columns of the input. channels: of a tap. outputs: channels of the result.
+    """
+
+    window: Geometry
+    size: tuple[int, int]
+    channels: int
+    outputs: int
+    block: Block
+
+    @property
+    def groups(self) -> int:
+        """Indices of a tap."""
+        return ceil(self.channels / BITS)
+
+    @property
+    def chunks(self) -> int:
+        """Pieces of a row of the window whose counts fit a byte."""
+        return ceil(self.window.kernel[1] * self.groups / (TRIPLE * MOST_TRIPLES))
+
+    @property
+    def triples(self) -> int:
+        """Of a chunk."""
+        return ceil(self.window.kernel[1] * self.groups / (TRIPLE * self.chunks))
+
+    @property
+    def steps(self) -> int:
+        """Entries of an output in a row of the window, which count nothing beyond the last tap."""
+        return self.chunks * self.triples * TRIPLE
+
+    @property
+    def dtype(self) -> str:
+        """Of the sums: bytes where they hold the counts of the whole window."""
+        return "uint8" if self.window.kernel[0] * self.steps <= TRIPLE * MOST_TRIPLES else "uint16"
+
+    @property
+    def result(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        return self.window.extent(self.size[0], 0), self.window.extent(self.size[1], 1)
+
+    @property
+    def blocks(self) -> int:
+        """Of a row of the result."""
+        return ceil(self.result[1] / self.block.pixels)
+
+    def first(self, block: Expression) -> Expression:
+        """The first column of a block: the last one may begin in the one before it, and the only one end beyond the row."""
+        return tirx.min(block * self.block.pixels, max(self.result[1] - self.block.pixels, 0))
+
+    @property
+    def band(self) -> int:
+        """Rows of the result whose planes are in memory at a time: as many as a near cache holds the planes of.
+
+        A band is computed by one thread, so there are some.
+        """
+        most = NEAR_BYTES // (self.blocks * self.steps * self.block.pixels)
+        shares = [rows for rows in divisors(self.result[0]) if rows * BANDS <= self.result[0]]
+        return max([1, *(rows for rows in shares if self._read(rows) <= most)])
+
+    @property
+    def planes(self) -> tuple[int, int, int, int]:
+        """Rows that a band reads, blocks of pixels, steps, and pixels of a block."""
+        return self._read(self.band), self.blocks, self.steps, self.block.pixels
+
+    def _read(self, rows: int) -> int:
+        """Rows of the padded image that so many rows of the result read."""
+        (stride, _), (dilation, _), (taps, _) = self.window.stride, self.window.dilation, self.window.kernel
+        return (rows - 1) * stride + (taps - 1) * dilation + 1
+
+    @property
+    def row(self) -> tuple[int, int, int]:
+        """Columns of a padded row that a stride takes apart, indices of a tap, and columns of each kind."""
+        (_, stride), (_, dilation), (_, taps) = self.window.stride, self.window.dilation, self.window.kernel
+        columns = max(self.result[1], self.block.pixels)
+        return stride, self.groups, columns + (taps - 1) * dilation // stride
+
+
+def plan_lookup(weight: Array, window: Geometry, size: tuple[int, int], channels: int) -> LookupPlan | None:
+    """The plan for packed weights (O, KH, KW, B) of one group, or None where counting bits serves as well."""
+    outputs, rows, taps, _ = weight.shape
+    if not shuffles_faster(current_target()) or outputs % OUTPUTS or rows * taps * channels < LEAST_PRODUCTS:
+        return None
+    columns = window.extent(size[1], 1)
+    plan = LookupPlan(window, size, channels, outputs, choose_block(columns))
+    fits = size[1] >= LANES * window.stride[1] and prod(plan.row) <= ROW_BYTES
+    return plan if fits and plan.blocks * plan.block.pixels <= MOST_WASTE * columns else None
+
+
+def shuffles_faster(target: Target) -> bool:
+    """Whether a byte is shuffled in much less time than its bits are counted: on x86 before AVX-512 counts them."""
+    return (
+        instruction_set(target) == "x86"
+        and codegen.target_has_features("avx2", target)
+        and not codegen.target_has_features("avx512bitalg", target)
+    )
+
+
+def choose_block(columns: int) -> Block:
+    """The block that needs least work for a row of `columns` pixels, which whole blocks cover."""
+    fitting = [block for block in BLOCKS if block.pixels <= max(columns, BLOCKS[-1].pixels)]
+
+    def work(block: Block) -> tuple[int, int]:
+        blocks = ceil(columns / block.pixels)
+        return blocks * (block.vectors + 1), blocks * block.pixels
+
+    return min(fitting, key=work)
+
+
+def entries() -> Array:
+    """All tables, uint8 (256 * 16): that of number n counts for the weights n % 16 and n // 16."""
+    counts: Array = np.bitwise_count(np.arange(16)[:, None] ^ np.arange(16))
+    both: Array = 16 * counts[:, None] + counts[None]
+    return both.reshape(-1).astype(np.uint8)
+
+
+def lay_out_starts(weight: Array, plan: LookupPlan) -> Array:
+    """Packed weights (O, KH, KW, B) as starts of tables uint16 (O / 2 / pairs, KH, steps, pairs)."""
+    outputs, rows, taps, _ = weight.shape
+    unpacked = np.unpackbits(weight, axis=-1, bitorder="little")[..., : plan.channels]
+    padded = np.pad(unpacked, [(0, 0)] * 3 + [(0, plan.groups * BITS - plan.channels)])
+    indices = padded.reshape(outputs, rows, taps * plan.groups, BITS) @ (1 << np.arange(BITS))
+    starts = (16 * (indices[0::2] + 16 * indices[1::2])).astype(np.uint16)
+    whole = np.pad(starts, [(0, 0), (0, 0), (0, plan.steps - taps * plan.groups)])
+    together = whole.reshape(-1, plan.block.pairs, rows, plan.steps)
+    return np.ascontiguousarray(together.transpose(0, 2, 3, 1))
+
+
+def lookup_sums(source: te.Tensor, starts: te.Tensor, tables: te.Tensor, plan: LookupPlan) -> te.Tensor:
+    """Bits that differ, uint8 or uint16 (N, OH, OW, O), of bits uint8 (N, H, W, B).
+
+    The buffers are as those of other tensor expressions, so that the kernel may be fused with what reads the same bits.
+    """
+    operands = [source, starts, tables]
+    return te.extern(
+        [(int(source.shape[0]), *plan.result, plan.outputs)],
+        operands,
+        lambda inputs, outputs: _look_up_all(inputs[0], (inputs[1], inputs[2]), outputs[0], plan),
+        dtype=plan.dtype,
+        name="sums",
+        in_buffers=[tirx.decl_buffer(each.shape, each.dtype, layout=None) for each in operands],
+    )
+
+
+def _look_up_all(bits: Any, weights: tuple[Any, Any], sums: Any, plan: LookupPlan) -> Any:
+    """Band by band: the planes of the rows that its outputs read, then their sums."""
+    batch, height, *_ = (int(extent) for extent in sums.shape)
+    rows, window = plan.band, plan.window
+    with IRBuilder() as ir:
+        with T.serial(0, batch) as n, T.serial(0, height // rows) as band:
+            planes = T.alloc_buffer(plan.planes, "uint8")
+            with T.serial(0, plan.planes[0]) as row:
+                _make_planes(bits, planes, (n, band * rows * window.stride[0], row), plan)
+            with T.serial(0, rows) as row:
+                _add_up(planes, weights, sums, (n, band * rows, row), plan)
+        return ir.get()
+
+
+def _make_planes(
+    bits: Any, planes: Any, place: tuple[Expression, Expression, Expression], plan: LookupPlan
+) -> None:
+    """planes[row, b, k * groups + g, x]: index g of the pixel under tap k of output x of block b, in a padded row."""
+    n, first, row = place
+    blocks, steps, pixels = plan.planes[1:]
+    taken = plan.window.kernel[1] * plan.groups
+    height, above = plan.size[0], plan.window.padding[0]
+    y = first + row
+    with T.If(tirx.all(y >= above, y < above + height)):
+        with T.Then():
+            indices = T.alloc_buffer(plan.row, "uint8", scope="local")
+            for phase in range(plan.window.stride[1]):
+                _make_indices(bits, indices, (n, y - above), phase, plan)
+            for tap in range(plan.window.kernel[1]):
+                start, phase = divmod(tap * plan.window.dilation[1], plan.window.stride[1])
+                with T.serial(0, blocks) as block, T.serial(0, plan.groups) as group:
+                    for lane in range(0, pixels, LANES):
+                        values = _load(indices, phase, group, _lanes(start + plan.first(block) + lane))
+                        T.buffer_store(planes, values, [row, block, tap * plan.groups + group, _lanes(lane)])
+            _clear(planes, row, (taken, steps))
+        with T.Else():
+            _clear(planes, row, (0, steps))
+
+
+def _clear(planes: Any, row: Expression, steps: tuple[int, int]) -> None:
+    """Zeros in some steps of a row."""
+    _, blocks, _, pixels = (int(extent) for extent in planes.shape)
+    if steps[0] < steps[1]:
+        with T.serial(0, blocks) as block, T.serial(*steps) as step:
+            T.buffer_store(planes, _splat(0, pixels), [row, block, step, _lanes(0, pixels)])
+
+
+def _make_indices(
+    bits: Any, row: Any, source: tuple[Expression, Expression], phase: int, plan: LookupPlan
+) -> None:
+    """row[phase, g, i]: index g of the pixel in column i * stride + phase of the padded image, 0 where it lies outside."""
+    stride, left = plan.window.stride[1], plan.window.padding[1]
+    columns = plan.row[-1]
+    first = max(ceil((left - phase) / stride), 0)
+    end = min((plan.size[1] - 1 + left - phase) // stride + 1, columns)
+    for outside in (range(first), range(end, columns)):
+        if outside:
+            with T.serial(0, plan.groups) as group, T.serial(outside.start, outside.stop) as column:
+                T.buffer_store(row, tirx.const(0, "uint8"), [phase, group, column])
+    with T.serial(0, ceil((end - first) / LANES)) as part:
+        start = tirx.min(first + part * LANES, end - LANES)
+        octets = T.alloc_buffer((ceil(plan.channels / 8), LANES), "uint8")
+        pixel = (*source, start * stride + phase - left)
+        for place, octet in enumerate(_octets(bits, pixel, plan)):
+            T.buffer_store(octets, octet, [place, _lanes(0)])
+        for group in range(plan.groups):
+            octet = _load(octets, group // 2, _lanes(0))
+            index = octet >> _splat(BITS) if group % 2 else octet & _splat((1 << BITS) - 1)
+            T.buffer_store(row, index, [phase, group, _lanes(start)])
+
+
+def _octets(
+    bits: Any, pixel: tuple[Expression, Expression, Expression], plan: LookupPlan
+) -> list[Expression]:
+    """The bytes of every stride-th pixel's channels, each in a vector, taken from words of as many bytes as fit."""
+    n, y, x = pixel
+    count = ceil(plan.channels / 8)
+    size = min(1 << (count.bit_length() - 1), OUTPUTS)
+    found: list[Expression] = []
+    for start in [*range(0, count - size, size), count - size]:
+        words = [
+            tirx.reinterpret(
+                f"uint{8 * size}", _load(bits, n, y, x + lane * plan.window.stride[1], _lanes(start, size))
+            )
+            for lane in range(LANES)
+        ]
+        lanes = tirx.reinterpret(f"uint8x{LANES * size}", _shuffled(words, range(LANES)))
+        octets = range(len(found) - start, size)
+        found += [_shuffled([lanes], range(octet, LANES * size, size)) for octet in octets]
+    return found
+
+
+def _add_up(
+    planes: Any,
+    weights: tuple[Any, Any],
+    sums: Any,
+    place: tuple[Expression, Expression, Expression],
+    plan: LookupPlan,
+) -> None:
+    """sums[n, first + row, x, o], a block of pixels and a word of outputs at a time."""
+    n, first, row = place
+    of_word = OUTPUTS // np.dtype(plan.dtype).itemsize
+    parts = of_word // (2 * plan.block.pairs)
+    with T.serial(0, plan.blocks) as block, T.serial(0, plan.outputs // of_word) as word:
+        turned = T.alloc_buffer((of_word // 2, 2, plan.block.pixels), plan.dtype)
+        with T.serial(0, parts) as part:
+            _Counter(planes, weights, turned, (row, block), (word * parts + part, part), plan).count()
+        for start in range(0, plan.block.pixels, LANES):
+            for lane, values in enumerate(_turn(turned, start)):
+                if start + lane < plan.result[1]:
+                    at = [n, first + row, plan.first(block) + (start + lane), _lanes(word * of_word, of_word)]
+                    T.buffer_store(sums, values, at)
+
+
+class _Counter:
+    """Counts for the pairs of outputs of one block of registers.
+
+    turned: where the sums go, (pairs of a word, 2, pixels). place: row and number of the block of pixels.
+    part: which starts of tables are the pairs', and which pairs of `turned`, each in as many as a block has.
+    """
+
+    def __init__(
+        self,
+        planes: Any,
+        weights: tuple[Any, Any],
+        turned: Any,
+        place: tuple[Expression, Expression],
+        part: tuple[Expression, Expression],
+        plan: LookupPlan,
+    ) -> None:
+        self.planes, self.weights, self.turned = planes, weights, turned
+        self.place, self.part, self.plan = place, part, plan
+        block = plan.block
+        self.lanes = block.lanes
+        self.totals = T.alloc_buffer((block.pairs, block.vectors, 2, self.lanes), "uint8")
+        self.vectors = [(pair, vector) for pair in range(block.pairs) for vector in range(block.vectors)]
+
+    def count(self) -> None:
+        """Emit the loops over the window."""
+        plan = self.plan
+        in_bytes = plan.dtype == "uint8"
+        self._clear(self.totals, self._total, "uint8")
+        self._clear(self.turned, self._turned, plan.dtype)
+        with T.serial(0, plan.window.kernel[0]) as row, T.serial(0, plan.chunks) as chunk:
+            with T.serial(0, plan.triples) as triple:
+                self._add(row, (chunk * plan.triples + triple) * TRIPLE)
+            if not in_bytes:
+                self._hand_over()
+                self._clear(self.totals, self._total, "uint8")
+        if in_bytes:
+            self._hand_over()
+
+    def _add(self, row: Expression, first: Expression) -> None:
+        """Three steps, the first of them at `first` in a row of the window."""
+        (y, block), (starts, tables) = self.place, self.weights
+        y = self.plan.window.tap(y, row, 0)
+        sums = T.alloc_buffer((self.lanes,), "uint8")
+        for pair, vector in self.vectors:
+            values = []
+            for step in range(TRIPLE):
+                pixels = _lanes(vector * self.lanes, self.lanes)
+                start = _load(starts, self.part[0], row, first + step, pair).astype("int32")
+                table = _load(tables, _lanes(start, 1 << BITS))
+                values.append(look_up(table, _load(self.planes, y, block, first + step, pixels)))
+            T.buffer_store(sums, values[0] + values[1] + values[2], [_lanes(0, self.lanes)])
+            added = _load(sums, _lanes(0, self.lanes))
+            for half, value in enumerate((added, added >> _splat(BITS, self.lanes))):
+                place = self._total(pair, vector, half)
+                T.buffer_store(self.totals, _load(self.totals, *place) + value, place)
+
+    def _hand_over(self) -> None:
+        """Add what the totals hold to `turned`."""
+        for pair, vector in self.vectors:
+            whole, odd = (_load(self.totals, *self._total(pair, vector, half)) for half in (0, 1))
+            for half, value in enumerate((whole - (odd << _splat(BITS, self.lanes)), odd)):
+                place = self._turned(pair, vector, half)
+                value = value.astype(f"{self.plan.dtype}x{self.lanes}")
+                T.buffer_store(self.turned, _load(self.turned, *place) + value, place)
+
+    def _clear(self, buffer: Any, place: Callable[[int, int, int], list[Expression]], dtype: str) -> None:
+        for pair, vector in self.vectors:
+            for half in (0, 1):
+                nothing = tirx.Broadcast(tirx.const(0, dtype), self.lanes)
+                T.buffer_store(buffer, nothing, place(pair, vector, half))
+
+    def _total(self, pair: int, vector: int, half: int) -> list[Expression]:
+        return [pair, vector, half, _lanes(0, self.lanes)]
+
+    def _turned(self, pair: int, vector: int, half: int) -> list[Expression]:
+        pairs = self.plan.block.pairs
+        return [self.part[1] * pairs + pair, half, _lanes(vector * self.lanes, self.lanes)]
+
+
+def _turn(turned: Any, start: int) -> list[Expression]:
+    """The outputs of `LANES` pixels from `start` on: neighbours are joined to lanes of twice their size until one is left."""
+    pairs, halves, _ = (int(extent) for extent in turned.shape)
+    size = np.dtype(str(turned.dtype)).itemsize
+    values = [_load(turned, pair, half, _lanes(start)) for pair in range(pairs) for half in range(halves)]
+    order = [place for lane in range(LANES) for place in (lane, LANES + lane)]
+    while len(values) > 1:
+        size *= 2
+        values = [
+            tirx.reinterpret(f"uint{8 * size}x{LANES}", _shuffled(values[place : place + 2], order))
+            for place in range(0, len(values), 2)
+        ]
+    dtype = f"{turned.dtype}x{pairs * halves}"
+    return [tirx.reinterpret(dtype, _shuffled(values, [lane])) for lane in range(LANES)]
+
+
+def _lanes(start: Expression, count: int = LANES) -> Expression:
+    return tirx.Ramp(start, 1, count) if count > 1 else start
+
+
+def _load(buffer: Any, *place: Expression) -> Expression:
+    return tirx.BufferLoad(buffer, list(place))
+
+
+def _shuffled(vectors: Sequence[Expression], order: Sequence[int]) -> Expression:
+    return tirx.Shuffle(list(vectors), list(order))
+
+
+def _splat(value: int, lanes: int = LANES) -> Expression:
+    return tirx.Broadcast(tirx.const(value, "uint8"), lanes)
