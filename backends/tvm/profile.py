@@ -2,7 +2,8 @@
 
 A kernel's limit is the longer of two times: that of its products at the rate of their arithmetic, and that of the bytes
 of its operands and results at the rate of a copy of as many. Both rates are measured between the runs, so that whatever
-else the machine does hits all alike. Products are those that the nodes ask for; Winograd's kernels compute fewer.
+else the machine does hits all alike. Products are those that the nodes ask for; Winograd's kernels compute fewer,
+and one-bit kernels may look up what the limit counts.
 """
 
 import statistics

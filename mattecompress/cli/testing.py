@@ -234,8 +234,8 @@ def bench(
 
     With --nodes one thread computes one frame. A kernel's limit is the longer of two times: that of its products at the
     rate of their arithmetic, that of the bytes it reads and writes at the rate of a copy; both rates are measured
-    between the runs. Winograd's kernels compute fewer products than their layers ask for and may pass the limit. What a
-    mask leaves out is left out of the limit only with --input.
+    between the runs. Winograd's kernels, which compute fewer products than their layers ask for, and one-bit kernels
+    that look up what the limit counts may pass it. What a mask leaves out is left out of the limit only with --input.
 
     mattecompress bench w8a8.mcg --against onnxruntime --reference rvm.mcg --threads 1 --json
 
