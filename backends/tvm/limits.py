@@ -2,11 +2,12 @@
 
 An arithmetic's limit is a loop whose operands stay in registers or in the nearest cache: for each vector a fused
 multiply-add of floats, a dot product of bytes where the core has it, or for bits an exclusive or, one count of the
-bits of every byte and one addition. Memory's limit is a copy, which reads each byte and writes it elsewhere.
+bits of every byte and one addition; so many sums at once that none waits for the one before it. Memory's limit is a copy, which reads each byte and writes it elsewhere.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -36,22 +37,34 @@ def limit_probe(arithmetic: Arithmetic) -> tuple[Work, int]:
     with HOST.tvm() as target:
         registers = Registers.of(target)
         probe = _probe(arithmetic, registers.bytes // 4)
-        lanes, vectors = registers.bytes // np.dtype(probe.dtype).itemsize, (registers.count - 2) * 2 // 5
-        words = te.placeholder((STEPS,), probe.dtype, name="words")
+        lanes = registers.bytes // np.dtype(probe.dtype).itemsize
+        pixels, vectors = sums_at_once(registers.count, probe.rest)
+        words = te.placeholder((STEPS, pixels), probe.dtype, name="words")
         weights = te.placeholder((vectors * lanes,), probe.dtype, name="weights")
         k = te.reduce_axis((0, STEPS), "k")
         totals = te.compute(
-            (REPEATS, vectors * lanes),
-            lambda _, o: probe.total(probe.product(words[k], weights[o]), k),
+            (REPEATS, pixels, vectors * lanes),
+            lambda _, pixel, o: probe.total(probe.product(words[k, pixel], weights[o]), k),
             name="totals",
         )
         function = tvm.tirx.build(_schedule(words, weights, totals, vectors, lanes), target=target)["main"]
     generator = np.random.default_rng(0)
-    arrays = [generator.integers(0, 2**10, size).astype(probe.dtype) for size in (STEPS, vectors * lanes)]
-    arguments = [
-        tvm.runtime.tensor(array) for array in (*arrays, np.zeros((REPEATS, vectors * lanes), probe.dtype))
+    sizes = ((STEPS, pixels), vectors * lanes)
+    arrays = [generator.integers(0, 2**10, size).astype(probe.dtype) for size in sizes]
+    results = np.zeros((REPEATS, pixels, vectors * lanes), probe.dtype)
+    arguments = [tvm.runtime.tensor(array) for array in (*arrays, results)]
+    return lambda: function(*arguments), STEPS * results.size * probe.products
+
+
+def sums_at_once(registers: int, rest: int) -> tuple[int, int]:
+    """Pixels and vectors of weights whose sums, with the weights and `rest` others, fit the registers: most sums."""
+    fitting = [
+        (pixels, vectors)
+        for pixels in range(1, 5)
+        for vectors in range(1, registers)
+        if pixels * vectors + vectors + rest <= registers
     ]
-    return lambda: function(*arguments), REPEATS * STEPS * vectors * lanes * probe.products
+    return max(fitting, key=prod)
 
 
 def copy_probe(size: int, repeats: int) -> tuple[Work, int]:
@@ -75,33 +88,38 @@ class Probe:
     """What one lane does in a step of a limit's loop: of 32 bits, of 16 for float16.
 
     product: of two lanes, which is `products` products. total: of such over the loop's steps.
+    rest: registers beside those of sums and weights.
     """
 
     dtype: str
     products: int
+    rest: int
     product: Callable[[Any, Any], Any]
     total: Callable[[Any, Any], Any]
 
 
 def _probe(arithmetic: Arithmetic, lanes: int) -> Probe:
     if arithmetic in ("float32", "float16"):
-        return Probe(arithmetic, 1, lambda a, b: a * b, te.sum)
+        return Probe(arithmetic, 1, 1, lambda a, b: a * b, te.sum)
     if arithmetic == "binary":
-        return Probe("uint32", 32, lambda a, b: count_bytes(a ^ b), te.sum)
+        return Probe("uint32", 32, 5, lambda a, b: count_bytes(a ^ b), te.sum)
     kind = multiplication(HOST.tvm(), lanes, 0)
     add = te.comm_reducer(accumulate, lambda dtype: tirx.const(0, dtype), name="accumulate")
-    return Probe("int32", 4, lambda a, b: multiply(kind, a, b), lambda value, axis: add(value, axis=[axis]))
+    return Probe(
+        "int32", 4, 3, lambda a, b: multiply(kind, a, b), lambda value, axis: add(value, axis=[axis])
+    )
 
 
 def _schedule(words: te.Tensor, weights: te.Tensor, totals: te.Tensor, vectors: int, lanes: int) -> Any:
     schedule = tvm.s_tir.Schedule(te.create_prim_func([words, weights, totals]))
     block = schedule.get_sblock("totals")
     local = schedule.cache_write(block, 0, "local")
-    repeat, output, step = schedule.get_loops(block)
+    repeat, pixel, output, step = schedule.get_loops(block)
     vector, lane = schedule.split(output, [vectors, lanes])
-    schedule.reorder(repeat, step, vector, lane)
+    schedule.reorder(repeat, step, pixel, vector, lane)
     schedule.reverse_compute_at(local, repeat)
     schedule.vectorize(lane)
     schedule.unroll(vector)
+    schedule.unroll(pixel)
     schedule.decompose_reduction(block, step)
     return schedule.mod

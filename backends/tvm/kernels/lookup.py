@@ -147,10 +147,16 @@ class LookupPlan:
 
     @property
     def row(self) -> tuple[int, int, int]:
-        """Columns of a padded row that a stride takes apart, indices of a tap, and columns of each kind."""
+        """Kinds of columns, which a stride takes apart, of a padded row; indices of a tap; and columns of each kind."""
         (_, stride), (_, dilation), (_, taps) = self.window.stride, self.window.dilation, self.window.kernel
         columns = max(self.result[1], self.block.pixels)
         return stride, self.groups, columns + (taps - 1) * dilation // stride
+
+    def inside(self, phase: int) -> range:
+        """Columns of a kind that lie in the image."""
+        stride, left = self.window.stride[1], self.window.padding[1]
+        first = max(ceil((left - phase) / stride), 0)
+        return range(first, min((self.size[1] - 1 + left - phase) // stride + 1, self.row[-1]))
 
 
 def plan_lookup(weight: Array, window: Geometry, size: tuple[int, int], channels: int) -> LookupPlan | None:
@@ -160,7 +166,8 @@ def plan_lookup(weight: Array, window: Geometry, size: tuple[int, int], channels
         return None
     columns = window.extent(size[1], 1)
     plan = LookupPlan(window, size, channels, outputs, choose_block(columns))
-    fits = size[1] >= LANES * window.stride[1] and prod(plan.row) <= ROW_BYTES
+    fits = all(len(plan.inside(phase)) >= LANES for phase in range(window.stride[1]))
+    fits = fits and prod(plan.row) <= ROW_BYTES
     return plan if fits and plan.blocks * plan.block.pixels <= MOST_WASTE * columns else None
 
 
@@ -253,12 +260,12 @@ def _make_planes(
                     for lane in range(0, pixels, LANES):
                         values = _load(indices, phase, group, _lanes(start + plan.first(block) + lane))
                         T.buffer_store(planes, values, [row, block, tap * plan.groups + group, _lanes(lane)])
-            _clear(planes, row, (taken, steps))
+            _leave_out(planes, row, (taken, steps))
         with T.Else():
-            _clear(planes, row, (0, steps))
+            _leave_out(planes, row, (0, steps))
 
 
-def _clear(planes: Any, row: Expression, steps: tuple[int, int]) -> None:
+def _leave_out(planes: Any, row: Expression, steps: tuple[int, int]) -> None:
     """Zeros in some steps of a row."""
     _, blocks, _, pixels = (int(extent) for extent in planes.shape)
     if steps[0] < steps[1]:
@@ -271,15 +278,13 @@ def _make_indices(
 ) -> None:
     """row[phase, g, i]: index g of the pixel in column i * stride + phase of the padded image, 0 where it lies outside."""
     stride, left = plan.window.stride[1], plan.window.padding[1]
-    columns = plan.row[-1]
-    first = max(ceil((left - phase) / stride), 0)
-    end = min((plan.size[1] - 1 + left - phase) // stride + 1, columns)
-    for outside in (range(first), range(end, columns)):
+    inside = plan.inside(phase)
+    for outside in (range(inside.start), range(inside.stop, plan.row[-1])):
         if outside:
             with T.serial(0, plan.groups) as group, T.serial(outside.start, outside.stop) as column:
                 T.buffer_store(row, tirx.const(0, "uint8"), [phase, group, column])
-    with T.serial(0, ceil((end - first) / LANES)) as part:
-        start = tirx.min(first + part * LANES, end - LANES)
+    with T.serial(0, ceil(len(inside) / LANES)) as part:
+        start = tirx.min(inside.start + part * LANES, inside.stop - LANES)
         octets = T.alloc_buffer((ceil(plan.channels / 8), LANES), "uint8")
         pixel = (*source, start * stride + phase - left)
         for place, octet in enumerate(_octets(bits, pixel, plan)):

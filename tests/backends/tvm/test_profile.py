@@ -11,7 +11,7 @@ from mattecompress.analysis.cost import cost
 from mattecompress.backends.tvm.compile import arrange, lower
 from mattecompress.backends.tvm.importer.bands import cut_into_bands
 from mattecompress.backends.tvm.importer.tokens import QUERIES
-from mattecompress.backends.tvm.limits import ARITHMETICS, COPIES, copy_probe, limit_probe
+from mattecompress.backends.tvm.limits import ARITHMETICS, COPIES, copy_probe, limit_probe, sums_at_once
 from mattecompress.backends.tvm.profile import Kernel, Limits, describe, profile
 from mattecompress.inspection.times import attribute
 from mattecompress.pipeline import Context
@@ -98,6 +98,15 @@ def test_probes_of_arithmetics(arithmetic) -> None:
     work, products = limit_probe(arithmetic)
     work()
     assert products > 10**7
+
+
+@pytest.mark.parametrize("registers", [16, 32])
+@pytest.mark.parametrize("rest", [1, 3, 5])
+def test_no_sum_of_a_probe_waits_for_the_one_before(registers: int, rest: int) -> None:
+    """Two multiply-adds begin in a cycle and take four: eight sums keep them busy."""
+    pixels, vectors = sums_at_once(registers, rest)
+    assert pixels * vectors >= 8
+    assert pixels * vectors + vectors + rest <= registers
 
 
 def test_probes_of_memory_move_what_they_say() -> None:

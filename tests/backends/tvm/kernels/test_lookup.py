@@ -25,6 +25,7 @@ from tests.ops.cases import Convolution
 HOST = find_target("host").tvm()
 AVX2 = Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"})
 WORD = 8
+BORDER = Convolution(1, 9, 12, 64, 64, 1, (3, 3), (1, 1), (1, 12), (1, 1), 0)
 LONG = Convolution(2, 4, 90, 999, 16, 1, (1, 1), (1, 1), (0, 0), (1, 1), 3)
 needs_avx2 = pytest.mark.skipif(
     not codegen.target_has_features("avx2", HOST), reason="this processor has no AVX2"
@@ -116,6 +117,7 @@ def test_block_wastes_least(columns: int, pixels: int, pairs: int) -> None:
         pytest.param(square(16, 64, 9, 64), "haswell", id="few products"),
         pytest.param(square(64, 20, 9, 64), "haswell", id="no whole word of outputs"),
         pytest.param(square(64, 64, 9, 17), "haswell", id="half of a block beyond the row"),
+        pytest.param(BORDER, "haswell", id="hardly anything but border"),
     ],
 )
 def test_bits_are_counted_where_that_serves_as_well(case: Convolution, cpu: str) -> None:
