@@ -65,11 +65,11 @@ class ShiftActivations(Pass):
         if not layers and not activations:
             return None
         for layer in layers:
-            _shift(program, layer, f"{layer_path(layer)}_input")
-        for activation, path in activations.items():
-            _shift(program, activation, f"{path}_output")
+            _shift(program, layer, f"{_name_of(layer)}_input")
+        for activation, name in activations.items():
+            _shift(program, activation, f"{name}_output")
             if activation.target is aten.relu.default:
-                _bend(program, activation, f"{path}_output", self.slope)
+                _bend(program, activation, f"{name}_output", self.slope)
         program.source = replace(
             program.source, absent=(*program.source.absent, *self._absent(program.source.absent))
         )
@@ -84,11 +84,11 @@ class ShiftActivations(Pass):
         return [node for node in layers if not is_shifted(program, node) and not is_binary(program, node)]
 
     def _activations(self, program: Program) -> dict[fx.Node, str]:
-        """Chosen activations without a bias, with the paths of their layers."""
+        """Chosen activations without a bias, with the names of their layers."""
         layers = [node for node in float_convolutions(program) if weight_of(node).op == "get_attr"]
-        behind = {_activation_of(program, node): layer_path(node) for node in layers if self._names(node)}
+        behind = {_activation_of(program, node): _name_of(node) for node in layers if self._names(node)}
         return {
-            node: path for node, path in behind.items() if node is not None and not is_shifted(program, node)
+            node: name for node, name in behind.items() if node is not None and not is_shifted(program, node)
         }
 
     def _names(self, layer: fx.Node) -> bool:
@@ -108,6 +108,12 @@ class ShiftActivations(Pass):
                     AbsentParameter(f"{path}_output.slope", (outputs,)),
                 ]
         return found
+
+
+def _name_of(layer: fx.Node) -> str:
+    """The layer's path, with the name of its weight where a module may have several."""
+    leaf = str(weight_of(layer).target).rpartition(".")[2]
+    return layer_path(layer) if leaf == "weight" else f"{layer_path(layer)}_{leaf}"
 
 
 def _activation_of(program: Program, layer: fx.Node) -> fx.Node | None:

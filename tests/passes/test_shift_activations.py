@@ -136,6 +136,28 @@ def test_calls_of_one_layer_share_their_biases() -> None:
     ]
 
 
+class TwoWeights(nn.Module):
+    """One module that has the weights of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.Conv2d(3, 4, 1, bias=False)
+        self.cell.update = nn.Parameter(torch.rand(2, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cell(x).relu()
+        return nn.functional.conv2d(y, self.cell.update).relu()
+
+
+def test_weights_of_one_module_have_biases_of_their_own() -> None:
+    result = ShiftActivations(behind=("cell",), **EVERYTHING)(program_of(TwoWeights()))
+    sizes = {name: tuple(value.shape) for name, value in result.program.state_dict().items()}
+    assert sizes["cell_input.bias"] == (1, 3, 1, 1) and sizes["cell_output.bias"] == (1, 4, 1, 1)
+    assert sizes["cell_update_input.bias"] == (1, 4, 1, 1)
+    assert sizes["cell_update_output.bias"] == (1, 2, 1, 1) and sizes["cell_update_output.slope"] == (2,)
+    assert result.program.run(x=torch.rand(1, 3, 6, 8))["y"].shape == (1, 2, 6, 8)
+
+
 def test_its_text_is_its_options() -> None:
     made = ShiftActivations(exclude=("head.*",), behind=("a.*", "b"), slope=0.5)
     text = "exclude=[head.*] behind=[a.*,b] slope=0.5"
