@@ -76,7 +76,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         match = _TOKEN.match(text, position)
         start = position + len(text[position:]) - len(text[position:].lstrip())
         if match is None:
-            raise QueryError(f"column {start + 1}: cannot read '{text[start : start + 12]}'")
+            raise QueryError(f"column {start + 1}: cannot read {text[start : start + 12]!r}")
         symbol, single, double, bare = match.groups()
         word = next(each for each in (symbol, single, double, bare) if each is not None)
         yield _Token(word, start + 1, symbol is not None, bare is None)
@@ -157,7 +157,7 @@ class _Parser:
         return self.tokens.pop(0)
 
     def unexpected(self, wanted: str) -> QueryError:
-        found = f"'{self.next.text}'" if self.next.text else "the end"
+        found = repr(self.next.text) if self.next.text else "the end"
         return QueryError(f"column {self.next.column}: expected {wanted}, found {found}")
 
 
@@ -166,7 +166,7 @@ def _comparison(field: str, symbol: str, value: _Token, kind: type) -> Test:
         try:
             pattern = re.compile(value.text)
         except re.error as error:
-            raise QueryError(f"column {value.column}: '{value.text}' is no pattern: {error}") from error
+            raise QueryError(f"column {value.column}: {value.text!r} is no pattern: {error}") from error
         return lambda row: row[field] is not None and pattern.search(str(row[field])) is not None
     wanted = _value(value, kind)
     if symbol == "=":
@@ -182,9 +182,9 @@ def _value(token: _Token, kind: type) -> str | bool | float:
         return token.text
     if kind is bool:
         if token.text not in ("true", "false"):
-            raise QueryError(f"column {token.column}: expected true or false, found '{token.text}'")
+            raise QueryError(f"column {token.column}: expected true or false, found {token.text!r}")
         return token.text == "true"
     match = _NUMBER.fullmatch(token.text)
     if match is None:
-        raise QueryError(f"column {token.column}: expected a number, found '{token.text}'")
+        raise QueryError(f"column {token.column}: expected a number, found {token.text!r}")
     return float(match[1]) * _FACTORS[match[2]]

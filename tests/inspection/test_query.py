@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mattecompress.inspection.query import QueryError, parse_query, sort_rows
@@ -57,7 +57,7 @@ def test_selects(query: str, expected: list[int]) -> None:
         ("bits<many", "column 6: expected a number, found 'many'"),
         ("masked=1", "column 8: expected true or false, found '1'"),
         ("op~'('", "column 4: '\\(' is no pattern"),
-        ("op='x", "column 4: cannot read ''x'"),
+        ("op='x", 'column 4: cannot read "\'x"'),
         ("op!a", "column 3: cannot read '!a'"),
         ("and op=a", "column 1: unknown field 'and'"),
     ],
@@ -67,12 +67,19 @@ def test_refuses_with_the_column(query: str, message: str) -> None:
         parse_query(query, FIELDS)
 
 
+@example("0'\n")
+@example("op\n=a b")
+@example("op=a \n")
+@example("masked='a\nb'")
+@example("bits<'a\nb'")
+@example("op~'(\n'")
+@example("op=a 'a\nb'")
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         test = parse_query(text, FIELDS)
     except QueryError as error:
-        assert "\n" not in str(error).replace(text, "")
+        assert "\n" not in str(error)
     else:
         assert {test(row) for row in ROWS} <= {True, False}
 
