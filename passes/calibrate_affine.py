@@ -16,6 +16,7 @@ than gain.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -81,8 +82,8 @@ class CalibrateAffine(Pass):
             )
         if self.flow_checkpoint is not None and not Path(self.flow_checkpoint).is_file():
             raise OptionError(f"flow-checkpoint={self.flow_checkpoint}: no such file; give RAFT's weights")
-        if self.rate <= 0 or self.flow_weight < 0:
-            raise OptionError("rate has to be above 0 and flow-weight at least 0")
+        if not (0 < self.rate < inf and 0 <= self.flow_weight < inf):
+            raise OptionError("rate has to be above 0, flow-weight at least 0, and both finite")
 
     def requires(self, program: Program) -> None:
         """The program has quantized convolutions, and scales to take the numbers."""

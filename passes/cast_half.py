@@ -5,7 +5,8 @@ cannot carry stays in float32, with all that it is computed from back to the con
 
 - a difference of two computed tensors, x*y - m(x)*m(y) say, which cancels all but the last of 11 bits;
 - a quotient by a computed tensor, such as cov / (var + 1e-5), since 1e-5 is below float16's smallest normal number;
-- what is computed from either, up to the next convolution.
+- what is computed from either, up to the next convolution;
+- what names its own type, as `softmax(dtype=torch.float32)` does.
 
 In RVM that is the guided filter. A depthwise convolution is a filter of the same image and no boundary there.
 """
@@ -18,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from mattecompress.analysis.operands import arguments_of
 from mattecompress.facts import Precision
 from mattecompress.pipeline import Context, Pass, PreconditionError, expect
 from mattecompress.program import Program, namespace
@@ -77,6 +79,7 @@ class CastHalf(Pass):
             node
             for node in _float_operations(program)
             if node not in kept
+            and arguments_of(node).get("dtype") is None
             and not any(fnmatchcase(program.facts(node).scope, pattern) for pattern in self.exclude)
         }
 

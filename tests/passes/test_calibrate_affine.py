@@ -293,6 +293,9 @@ def test_refuses(network: Program) -> None:
     for options in ({"epochs": 0}, {"batch": 0}, {"frames": 0}, {"rate": 0.0}, {"flow_weight": -1.0}):
         with pytest.raises(OptionError):
             CalibrateAffine(**options)
+    for name in ("rate", "flow_weight"):
+        with pytest.raises(OptionError, match="finite"):
+            CalibrateAffine(**{name: float("nan")})
 
 
 @pytest.mark.parametrize("lacks", ["tensors", "record"])

@@ -126,3 +126,26 @@ def test_casts_what_the_network_makes() -> None:
     x = torch.rand(1, 3, 4, 4)
     torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=4e-3, atol=4e-3)
     assert not CastHalf()(result.program).modified
+
+
+class Naming(nn.Module):
+    """Names the type of its softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        weights: Tensor = y.softmax(1, dtype=torch.float32)
+        return (weights * y).relu()
+
+
+def test_an_operation_that_names_its_type_keeps_it() -> None:
+    torch.manual_seed(0)
+    program = capture(Naming(), Signature((("x", (1, 3, 4, 4)),), ("y",)), "naming")
+    result = CastHalf()(program)
+    assert result.notes is not None and result.notes.startswith("3 operations in float16; 1 in float32")
+    x = torch.rand(1, 3, 4, 4)
+    torch.testing.assert_close(result.program.run(x=x)["y"], program.run(x=x)["y"], rtol=4e-3, atol=4e-3)
+    assert not CastHalf()(result.program).modified

@@ -109,7 +109,8 @@ def _layer_norm(scope: Scope, node: fx.Node) -> Conversion:
 def _attention(scope: Scope, node: fx.Node) -> Conversion:
     query, _, _, mask = (*node.args, None)[:4]
     assert isinstance(query, fx.Node)
-    scale = node.kwargs.get("scale") or scope.shape(query)[-1] ** -0.5
+    given = node.kwargs.get("scale")
+    scale = scope.shape(query)[-1] ** -0.5 if given is None else given
     bias = scope.as_is(mask) if isinstance(mask, fx.Node) else None
     return _attend(scope, node, bias, float(scale))  # type: ignore[arg-type]
 

@@ -108,6 +108,12 @@ def test_attention(batch, heads, queries, keys, width, biased, tile):
         assert largest_difference(program) < 1e-5
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.3])
+def test_attention_with_a_scale_of_its_own(scale):
+    net = PairNet(lambda self, x, y: F.scaled_dot_product_attention(x, y, y, scale=scale))
+    assert largest_difference(program_of(net, (1, 2, 9, 5), (1, 2, 7, 5))) < 1e-5
+
+
 def test_attention_to_values_of_another_width(monkeypatch):
     monkeypatch.setattr(tokens, "QUERIES", 4)
     net = PairNet(lambda self, x, y: F.scaled_dot_product_attention(x, x, y).softmax(-1))
