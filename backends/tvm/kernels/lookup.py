@@ -18,6 +18,7 @@ of the window and each four of its channels the bytes of a block of pixels. The 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, prod
 from typing import Any
 
@@ -40,6 +41,8 @@ TRIPLE = 3
 """Entries that are added before their halves are taken apart."""
 MOST_TRIPLES = 21
 """Whose counts a byte holds."""
+VECTOR = 32
+"""Pixels of a vector."""
 LANES = 16
 """Pixels that indices are made for at once, and that are turned at once."""
 LEAST_PRODUCTS = 256
@@ -58,19 +61,23 @@ OUTPUTS = 8
 
 @dataclass(frozen=True)
 class Block:
-    """What registers hold the sums of: `vectors` of `lanes` pixels by `pairs` of outputs."""
+    """Pixels whose sums registers hold for a pair of outputs: `columns` vectors in each of `rows`."""
 
-    lanes: int
-    vectors: int
-    pairs: int
+    columns: int
+    rows: int
 
     @property
     def pixels(self) -> int:
-        """Of all vectors."""
-        return self.lanes * self.vectors
+        """Of a row."""
+        return self.columns * VECTOR
+
+    @property
+    def vectors(self) -> list[tuple[int, int]]:
+        """Row and column of each."""
+        return [(row, column) for row in range(self.rows) for column in range(self.columns)]
 
 
-BLOCKS = (Block(32, 2, 1), Block(32, 1, 2))
+BLOCKS = (Block(2, 1), Block(1, 2), Block(1, 1))
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,9 @@ class LookupPlan:
         A band is computed by one thread, so there are some.
         """
         most = NEAR_BYTES // (self.blocks * self.steps * self.block.pixels)
-        shares = [rows for rows in divisors(self.result[0]) if rows * BANDS <= self.result[0]]
-        return max([1, *(rows for rows in shares if self._read(rows) <= most)])
+        whole = [rows for rows in divisors(self.result[0]) if rows % self.block.rows == 0]
+        shares = [rows for rows in whole if rows * BANDS <= self.result[0] and self._read(rows) <= most]
+        return max(shares, default=whole[0])
 
     @property
     def planes(self) -> tuple[int, int, int, int]:
@@ -164,8 +172,8 @@ def plan_lookup(weight: Array, window: Geometry, size: tuple[int, int], channels
     outputs, rows, taps, _ = weight.shape
     if not shuffles_faster(current_target()) or outputs % OUTPUTS or rows * taps * channels < LEAST_PRODUCTS:
         return None
-    columns = window.extent(size[1], 1)
-    plan = LookupPlan(window, size, channels, outputs, choose_block(columns))
+    height, columns = window.extent(size[0], 0), window.extent(size[1], 1)
+    plan = LookupPlan(window, size, channels, outputs, choose_block(height, columns))
     fits = all(len(plan.inside(phase)) >= LANES for phase in range(window.stride[1]))
     fits = fits and prod(plan.row) <= ROW_BYTES
     return plan if fits and plan.blocks * plan.block.pixels <= MOST_WASTE * columns else None
@@ -180,13 +188,12 @@ def shuffles_faster(target: Target) -> bool:
     )
 
 
-def choose_block(columns: int) -> Block:
-    """The block that needs least work for a row of `columns` pixels, which whole blocks cover."""
-    fitting = [block for block in BLOCKS if block.pixels <= max(columns, BLOCKS[-1].pixels)]
+def choose_block(height: int, columns: int) -> Block:
+    """The block that needs least work for rows of `columns` pixels, which whole blocks cover."""
+    fitting = [block for block in BLOCKS if block.pixels <= max(columns, VECTOR) and height % block.rows == 0]
 
-    def work(block: Block) -> tuple[int, int]:
-        blocks = ceil(columns / block.pixels)
-        return blocks * (block.vectors + 1), blocks * block.pixels
+    def work(block: Block) -> float:
+        return ceil(columns / block.pixels) * (len(block.vectors) + 1) / block.rows
 
     return min(fitting, key=work)
 
@@ -199,15 +206,13 @@ def entries() -> Array:
 
 
 def lay_out_starts(weight: Array, plan: LookupPlan) -> Array:
-    """Packed weights (O, KH, KW, B) as starts of tables uint16 (O / 2 / pairs, KH, steps, pairs)."""
+    """Packed weights (O, KH, KW, B) as starts of tables uint16 (O / 2, KH, steps)."""
     outputs, rows, taps, _ = weight.shape
     unpacked = np.unpackbits(weight, axis=-1, bitorder="little")[..., : plan.channels]
     padded = np.pad(unpacked, [(0, 0)] * 3 + [(0, plan.groups * BITS - plan.channels)])
     indices = padded.reshape(outputs, rows, taps * plan.groups, BITS) @ (1 << np.arange(BITS))
     starts = (16 * (indices[0::2] + 16 * indices[1::2])).astype(np.uint16)
-    whole = np.pad(starts, [(0, 0), (0, 0), (0, plan.steps - taps * plan.groups)])
-    together = whole.reshape(-1, plan.block.pairs, rows, plan.steps)
-    return np.ascontiguousarray(together.transpose(0, 2, 3, 1))
+    return np.pad(starts, [(0, 0), (0, 0), (0, plan.steps - taps * plan.groups)])
 
 
 def lookup_sums(source: te.Tensor, starts: te.Tensor, tables: te.Tensor, plan: LookupPlan) -> te.Tensor:
@@ -235,8 +240,8 @@ def _look_up_all(bits: Any, weights: tuple[Any, Any], sums: Any, plan: LookupPla
             planes = T.alloc_buffer(plan.planes, "uint8")
             with T.serial(0, plan.planes[0]) as row:
                 _make_planes(bits, planes, (n, band * rows * window.stride[0], row), plan)
-            with T.serial(0, rows) as row:
-                _add_up(planes, weights, sums, (n, band * rows, row), plan)
+            with T.serial(0, rows // plan.block.rows) as part:
+                _add_up(planes, weights, sums, (n, band * rows, part * plan.block.rows), plan)
         return ir.get()
 
 
@@ -323,26 +328,27 @@ def _add_up(
     place: tuple[Expression, Expression, Expression],
     plan: LookupPlan,
 ) -> None:
-    """sums[n, first + row, x, o], a block of pixels and a word of outputs at a time."""
+    """sums[n, first + row, x, o] of some rows, a block of pixels and a word of outputs at a time."""
     n, first, row = place
     of_word = OUTPUTS // np.dtype(plan.dtype).itemsize
-    parts = of_word // (2 * plan.block.pairs)
     with T.serial(0, plan.blocks) as block, T.serial(0, plan.outputs // of_word) as word:
-        turned = T.alloc_buffer((of_word // 2, 2, plan.block.pixels), plan.dtype)
-        with T.serial(0, parts) as part:
-            _Counter(planes, weights, turned, (row, block), (word * parts + part, part), plan).count()
-        for start in range(0, plan.block.pixels, LANES):
-            for lane, values in enumerate(_turn(turned, start)):
-                if start + lane < plan.result[1]:
-                    at = [n, first + row, plan.first(block) + (start + lane), _lanes(word * of_word, of_word)]
-                    T.buffer_store(sums, values, at)
+        turned = T.alloc_buffer((of_word // 2, 2, plan.block.rows, plan.block.pixels), plan.dtype)
+        with T.serial(0, of_word // 2) as pair:
+            _Counter(
+                planes, weights, turned, (row, block), (word * (of_word // 2) + pair, pair), plan
+            ).count()
+        outputs = _lanes(word * of_word, of_word)
+        for below, start in product(range(plan.block.rows), range(0, plan.block.pixels, LANES)):
+            for pixel, values in enumerate(_turn(turned, below, start), start):
+                if pixel < plan.result[1]:
+                    T.buffer_store(sums, values, [n, first + row + below, plan.first(block) + pixel, outputs])
 
 
 class _Counter:
-    """Counts for the pairs of outputs of one block of registers.
+    """Counts for a pair of outputs at a block of pixels.
 
-    turned: where the sums go, (pairs of a word, 2, pixels). place: row and number of the block of pixels.
-    part: which starts of tables are the pairs', and which pairs of `turned`, each in as many as a block has.
+    turned: where the sums go, (pairs of a word, 2, rows, pixels). place: first row and number of the block of pixels.
+    pair: which of all pairs, and which of `turned`.
     """
 
     def __init__(
@@ -351,15 +357,12 @@ class _Counter:
         weights: tuple[Any, Any],
         turned: Any,
         place: tuple[Expression, Expression],
-        part: tuple[Expression, Expression],
+        pair: tuple[Expression, Expression],
         plan: LookupPlan,
     ) -> None:
         self.planes, self.weights, self.turned = planes, weights, turned
-        self.place, self.part, self.plan = place, part, plan
-        block = plan.block
-        self.lanes = block.lanes
-        self.totals = T.alloc_buffer((block.pairs, block.vectors, 2, self.lanes), "uint8")
-        self.vectors = [(pair, vector) for pair in range(block.pairs) for vector in range(block.vectors)]
+        self.place, self.pair, self.plan = place, pair, plan
+        self.totals = T.alloc_buffer((len(plan.block.vectors), 2, VECTOR), "uint8")
 
     def count(self) -> None:
         """Emit the loops over the window."""
@@ -379,49 +382,49 @@ class _Counter:
     def _add(self, row: Expression, first: Expression) -> None:
         """Three steps, the first of them at `first` in a row of the window."""
         (y, block), (starts, tables) = self.place, self.weights
-        y = self.plan.window.tap(y, row, 0)
-        sums = T.alloc_buffer((self.lanes,), "uint8")
-        for pair, vector in self.vectors:
+        sums = T.alloc_buffer((VECTOR,), "uint8")
+        for number, (below, column) in enumerate(self.plan.block.vectors):
+            read = self.plan.window.tap(y + below, row, 0)
             values = []
             for step in range(TRIPLE):
-                pixels = _lanes(vector * self.lanes, self.lanes)
-                start = _load(starts, self.part[0], row, first + step, pair).astype("int32")
-                table = _load(tables, _lanes(start, 1 << BITS))
-                values.append(look_up(table, _load(self.planes, y, block, first + step, pixels)))
-            T.buffer_store(sums, values[0] + values[1] + values[2], [_lanes(0, self.lanes)])
-            added = _load(sums, _lanes(0, self.lanes))
-            for half, value in enumerate((added, added >> _splat(BITS, self.lanes))):
-                place = self._total(pair, vector, half)
+                start = _load(starts, self.pair[0], row, first + step).astype("int32")
+                index = _load(self.planes, read, block, first + step, _lanes(column * VECTOR, VECTOR))
+                values.append(look_up(_load(tables, _lanes(start, 1 << BITS)), index))
+            T.buffer_store(sums, values[0] + values[1] + values[2], [_lanes(0, VECTOR)])
+            added = _load(sums, _lanes(0, VECTOR))
+            for half, value in enumerate((added, added >> _splat(BITS, VECTOR))):
+                place = self._total(number, half)
                 T.buffer_store(self.totals, _load(self.totals, *place) + value, place)
 
     def _hand_over(self) -> None:
         """Add what the totals hold to `turned`."""
-        for pair, vector in self.vectors:
-            whole, odd = (_load(self.totals, *self._total(pair, vector, half)) for half in (0, 1))
-            for half, value in enumerate((whole - (odd << _splat(BITS, self.lanes)), odd)):
-                place = self._turned(pair, vector, half)
-                value = value.astype(f"{self.plan.dtype}x{self.lanes}")
+        for number in range(len(self.plan.block.vectors)):
+            whole, odd = (_load(self.totals, *self._total(number, half)) for half in (0, 1))
+            for half, value in enumerate((whole - (odd << _splat(BITS, VECTOR)), odd)):
+                place = self._turned(number, half)
+                value = value.astype(f"{self.plan.dtype}x{VECTOR}")
                 T.buffer_store(self.turned, _load(self.turned, *place) + value, place)
 
-    def _clear(self, buffer: Any, place: Callable[[int, int, int], list[Expression]], dtype: str) -> None:
-        for pair, vector in self.vectors:
-            for half in (0, 1):
-                nothing = tirx.Broadcast(tirx.const(0, dtype), self.lanes)
-                T.buffer_store(buffer, nothing, place(pair, vector, half))
+    def _clear(self, buffer: Any, place: Callable[[int, int], list[Expression]], dtype: str) -> None:
+        nothing = tirx.Broadcast(tirx.const(0, dtype), VECTOR)
+        for number, half in product(range(len(self.plan.block.vectors)), (0, 1)):
+            T.buffer_store(buffer, nothing, place(number, half))
 
-    def _total(self, pair: int, vector: int, half: int) -> list[Expression]:
-        return [pair, vector, half, _lanes(0, self.lanes)]
+    def _total(self, number: int, half: int) -> list[Expression]:
+        return [number, half, _lanes(0, VECTOR)]
 
-    def _turned(self, pair: int, vector: int, half: int) -> list[Expression]:
-        pairs = self.plan.block.pairs
-        return [self.part[1] * pairs + pair, half, _lanes(vector * self.lanes, self.lanes)]
+    def _turned(self, number: int, half: int) -> list[Expression]:
+        below, column = self.plan.block.vectors[number]
+        return [self.pair[1], half, below, _lanes(column * VECTOR, VECTOR)]
 
 
-def _turn(turned: Any, start: int) -> list[Expression]:
+def _turn(turned: Any, row: int, start: int) -> list[Expression]:
     """The outputs of `LANES` pixels from `start` on: neighbours are joined to lanes of twice their size until one is left."""
-    pairs, halves, _ = (int(extent) for extent in turned.shape)
+    pairs, halves, *_ = (int(extent) for extent in turned.shape)
     size = np.dtype(str(turned.dtype)).itemsize
-    values = [_load(turned, pair, half, _lanes(start)) for pair in range(pairs) for half in range(halves)]
+    values = [
+        _load(turned, pair, half, row, _lanes(start)) for pair in range(pairs) for half in range(halves)
+    ]
     order = [place for lane in range(LANES) for place in (lane, LANES + lane)]
     while len(values) > 1:
         size *= 2
