@@ -39,13 +39,8 @@ from mattecompress.backends.tvm.kernels.intrinsics import (
     pack_within,
     words_loaded_together,
 )
-from mattecompress.backends.tvm.kernels.lookup import (
-    LookupPlan,
-    entries,
-    lay_out_starts,
-    lookup_sums,
-    plan_lookup,
-)
+from mattecompress.backends.tvm.kernels.lookup import entries, lay_out_starts, lookup_sums
+from mattecompress.backends.tvm.kernels.lookup_plan import LookupPlan, plan_lookup
 from mattecompress.backends.tvm.kernels.octets import Octets, gather, schedule_gathering
 from mattecompress.backends.tvm.kernels.tiles import Registers, Tile, choose_tile, lanes_of, schedule_tiles
 from mattecompress.backends.tvm.kernels.window import (

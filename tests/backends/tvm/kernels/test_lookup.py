@@ -13,7 +13,7 @@ from tvm.target import Target, codegen
 
 from mattecompress.backends.tvm.compute.convolution import Geometry
 from mattecompress.backends.tvm.freestanding.objects import lower_to_loops
-from mattecompress.backends.tvm.kernels import bitserial, lookup
+from mattecompress.backends.tvm.kernels import bitserial, lookup, lookup_plan
 from mattecompress.backends.tvm.parallel import divide_loops
 from mattecompress.backends.tvm.statements import statements_of
 from mattecompress.backends.tvm.targets import find_target
@@ -41,7 +41,7 @@ def wide(draw: st.DrawFn) -> Convolution:
         batch=draw(st.integers(1, 2)),
         height=draw(st.integers(5, 9)),
         width=draw(st.integers(55, 75)) * stride,
-        channels=draw(st.integers(-(-lookup.LEAST_PRODUCTS // taps), 700 // taps)),
+        channels=draw(st.integers(-(-lookup_plan.LEAST_PRODUCTS // taps), 700 // taps)),
         outputs=8 * draw(st.integers(1, 3)),
         groups=1,
         kernel=size,
@@ -52,11 +52,11 @@ def wide(draw: st.DrawFn) -> Convolution:
     )
 
 
-def plan_of(case: Convolution, target: Target) -> lookup.LookupPlan | None:
+def plan_of(case: Convolution, target: Target) -> lookup_plan.LookupPlan | None:
     weight = np.zeros((case.outputs, *case.kernel, -(-case.channels // 8)), np.uint8)
     window = Geometry(case.kernel, case.stride, case.padding, case.dilation)
     with target:
-        return lookup.plan_lookup(weight, window, (case.height, case.width), case.channels)
+        return lookup_plan.plan_lookup(weight, window, (case.height, case.width), case.channels)
 
 
 def test_those_of_these_tests_are_looked_up() -> None:
@@ -88,9 +88,9 @@ def test_meaning_does_not_depend_on_the_schedule() -> None:
 @given(st.integers(1, 400), st.integers(1, 5), st.integers(1, 5))
 def test_no_sum_overflows(channels: int, rows: int, columns: int) -> None:
     window = Geometry((rows, columns), (1, 1), (0, 0), (1, 1))
-    plan = lookup.LookupPlan(window, (9, 40), channels, 8, lookup.BLOCKS[0])
-    assert plan.triples <= lookup.MOST_TRIPLES
-    assert plan.steps >= columns * plan.groups > plan.steps - plan.chunks * lookup.TRIPLE
+    plan = lookup_plan.LookupPlan(window, (9, 40), channels, 8, lookup_plan.BLOCKS[0])
+    assert plan.triples <= lookup_plan.MOST_TRIPLES
+    assert plan.steps >= columns * plan.groups > plan.steps - plan.chunks * lookup_plan.TRIPLE
     if plan.dtype == "uint8":
         assert rows * columns * channels <= 255
 
@@ -112,7 +112,7 @@ def test_entries_count_for_two_outputs() -> None:
     ],
 )
 def test_block_wastes_least(height: int, columns: int, block: tuple[int, int]) -> None:
-    assert lookup.choose_block(height, columns) == lookup.Block(*block)
+    assert lookup_plan.choose_block(height, columns) == lookup_plan.Block(*block)
 
 
 @pytest.mark.parametrize(
