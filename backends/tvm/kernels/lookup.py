@@ -27,6 +27,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from mattecompress.backends.tvm.kernels.intrinsics import look_up
+from mattecompress.backends.tvm.kernels.lanes import splat
 from mattecompress.backends.tvm.kernels.lookup_plan import BITS, LANES, OUTPUTS, TRIPLE, VECTOR, LookupPlan
 from mattecompress.backends.tvm.kernels.window import Array, Expression
 
@@ -108,7 +109,7 @@ def _leave_out(planes: Any, row: Expression, steps: tuple[int, int]) -> None:
     _, blocks, _, pixels = (int(extent) for extent in planes.shape)
     if steps[0] < steps[1]:
         with T.serial(0, blocks) as block, T.serial(*steps) as step:
-            T.buffer_store(planes, _splat(0, pixels), [row, block, step, _lanes(0, pixels)])
+            T.buffer_store(planes, splat(0, "uint8", pixels), [row, block, step, _lanes(0, pixels)])
 
 
 def _make_indices(
@@ -129,7 +130,11 @@ def _make_indices(
             T.buffer_store(octets, octet, [place, _lanes(0)])
         for group in range(plan.groups):
             octet = _load(octets, group // 2, _lanes(0))
-            index = octet >> _splat(BITS) if group % 2 else octet & _splat((1 << BITS) - 1)
+            index = (
+                octet >> splat(BITS, "uint8", LANES)
+                if group % 2
+                else octet & splat((1 << BITS) - 1, "uint8", LANES)
+            )
             T.buffer_store(row, index, [phase, group, _lanes(start)])
 
 
@@ -225,7 +230,7 @@ class _Counter:
                 values.append(look_up(_load(tables, _lanes(start, 1 << BITS)), index))
             T.buffer_store(sums, values[0] + values[1] + values[2], [_lanes(0, VECTOR)])
             added = _load(sums, _lanes(0, VECTOR))
-            for half, value in enumerate((added, added >> _splat(BITS, VECTOR))):
+            for half, value in enumerate((added, added >> splat(BITS, "uint8", VECTOR))):
                 place = self._total(number, half)
                 T.buffer_store(self.totals, _load(self.totals, *place) + value, place)
 
@@ -233,13 +238,13 @@ class _Counter:
         """Add what the totals hold to `turned`."""
         for number in range(len(self.plan.block.vectors)):
             whole, odd = (_load(self.totals, *self._total(number, half)) for half in (0, 1))
-            for half, value in enumerate((whole - (odd << _splat(BITS, VECTOR)), odd)):
+            for half, value in enumerate((whole - (odd << splat(BITS, "uint8", VECTOR)), odd)):
                 place = self._turned(number, half)
                 value = value.astype(f"{self.plan.dtype}x{VECTOR}")
                 T.buffer_store(self.turned, _load(self.turned, *place) + value, place)
 
     def _clear(self, buffer: Any, place: Callable[[int, int], list[Expression]], dtype: str) -> None:
-        nothing = tirx.Broadcast(tirx.const(0, dtype), VECTOR)
+        nothing = splat(0, dtype, VECTOR)
         for number, half in product(range(len(self.plan.block.vectors)), (0, 1)):
             T.buffer_store(buffer, nothing, place(number, half))
 
@@ -279,7 +284,3 @@ def _load(buffer: Any, *place: Expression) -> Expression:
 
 def _shuffled(vectors: Sequence[Expression], order: Sequence[int]) -> Expression:
     return tirx.Shuffle(list(vectors), list(order))
-
-
-def _splat(value: int, lanes: int = LANES) -> Expression:
-    return tirx.Broadcast(tirx.const(value, "uint8"), lanes)
