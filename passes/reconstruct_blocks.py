@@ -14,6 +14,7 @@ either program had there; activations are quantized where convolutions read them
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import ClassVar, Literal
 
 import torch
@@ -83,8 +84,8 @@ class ReconstructBlocks(Pass):
         for what, share in (("warm-up", self.warm_up), ("keep", self.keep)):
             if not 0 <= share <= 1:
                 raise OptionError(f"{what}={share:g}: expected a share from 0 to 1")
-        if self.rounding_rate <= 0 or (self.scale_rate is not None and self.scale_rate <= 0):
-            raise OptionError("rounding-rate and scale-rate have to be above 0")
+        if not all(0 < rate < inf for rate in (self.rounding_rate, self.scale_rate) if rate is not None):
+            raise OptionError("rounding-rate and scale-rate have to be above 0 and finite")
 
     def requires(self, program: Program) -> None:
         """The program has regions and fake quantizers."""

@@ -258,6 +258,7 @@ def test_names_where_a_value_is_not_finite(quantized: Program) -> None:
         {"patience": 0},
         {"warm_up": -0.1},
         {"rounding_rate": 0.0},
+        {"rounding_rate": float("nan")},
         {"scale_rate": 0.0},
     ],
 )
