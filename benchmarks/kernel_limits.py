@@ -5,9 +5,8 @@
 The limits are those of `mattecompress.backends.tvm.limits`. A kernel's rate counts the products that the layer asks
 for, ragged channels as they are, so that padding, borders, loads and what follows the sums all show as loss. Winograd's
 kernels compute fewer products than the layer asks for, one-bit kernels may look up what the limit counts, and both may
-pass it. In its turn a kernel runs several times,
-as the probe's loop does, so that after the first its operands and results are in the caches; with --burst 1 each run
-finds there what the other kernels left.
+pass it. In its turn a kernel runs several times, as the probe's loop does, so that after the first its operands and
+results are in the caches; with --burst 1 each run finds there what the other kernels left.
 """
 
 import argparse

@@ -273,12 +273,11 @@ def binary_convolution(
 
 
 def _results(total: te.Tensor, table: te.Tensor, plan: BinaryPlan, outputs: Outputs) -> te.Tensor:
-    """What the totals stand for; those of 32 bits may be pairs of 16."""
+    """What the totals stand for."""
 
     def result(n: Expression, y: Expression, x: Expression, o: Expression) -> Expression:
         value = total(n, y, x, o)
-        pairs = plan.in_pairs and value.ty.dtype.bits == plan.total_bits == 32
-        value = add_pairs(plan.counting, value) if pairs else value.astype("int32")
+        value = add_pairs(plan.counting, value) if plan.in_pairs else value.astype("int32")
         _, row, column = outputs.place(n, y, x)
         return read_table(table, plan.window, plan.size, row, column, o) - plan.factor * value
 

@@ -253,11 +253,8 @@ def _pack_octets(call: Any) -> Expression:
 
 def _look_up(call: Any) -> Expression:
     table, index = call.args
-    lanes, _ = shape(index)
-    name = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b"}[lanes]
-    copies = lanes // 16
-    wide = tirx.Shuffle([table] * copies, [*range(16)] * copies)
-    return tirx.call_llvm_pure_intrin(dtype_of(index), name, wide, index)
+    twice = tirx.Shuffle([table, table], [*range(32)])
+    return tirx.call_llvm_pure_intrin(dtype_of(index), "llvm.x86.avx2.pshuf.b", twice, index)
 
 
 _RULES: dict[str, Rule] = {

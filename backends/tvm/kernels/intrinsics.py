@@ -16,7 +16,7 @@ vectoriser widens a call to all lanes; only then does its rule in `instructions.
                       and `a` is one word for all
     accumulate(s, p)  s + p, in one instruction where `p` is a product that can take a sum
     load_word(...)    word i of n that begin at a byte in memory, wherever that is
-    look_up(t, i)     the byte of a table of 16 at each byte of i, on x86
+    look_up(t, i)     the byte of a table of 16 at each byte of i, with AVX2
     gather_bits(f0, ..., f7)  the byte whose bit i is f_i; each f_i is a `flag`
     pack_within(t, ...)  the byte whose bit i says whether t_i - start_i <= span_i, unsigned; `t` are eight totals
     pack_octets(t, ...)  the same for every byte of eight neighbouring words t_i: bit i of byte k for byte k of t_i
@@ -164,7 +164,7 @@ def load_word(dtype: str, first: Expression, last: Expression, index: Expression
 
 
 def look_up(table: Expression, index: Expression) -> Expression:
-    """The bytes of `table`, a vector of 16, at those of `index`, a vector of 16 or 32 on x86."""
+    """The bytes of `table`, a vector of 16, at those of `index`, a vector of 32, on x86 with AVX2."""
     return tirx.call_intrin(dtype_of(index), "tirx.matte_look_up", table, index)
 
 

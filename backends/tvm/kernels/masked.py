@@ -1,8 +1,7 @@
 """Convolutions at the active tiles of a mask: the dense kernels' inner loops over a list.
 
 A masked kernel is the dense one whose outputs lie in the tiles of `mattecompress.backends.tvm.kernels.listed`, and whose
-loop over tiles ends at their count: it takes the active share of their time. What follows elementwise joins that
-loop.
+loop over tiles ends at their count: it takes the active share of their time. What follows elementwise joins that loop.
 """
 
 from collections.abc import Sequence
