@@ -1,7 +1,8 @@
 """The last layers of a binary network, at full resolution, computed band by band of rows.
 
 A chain of layers from bits to an output keeps its size, and each tensor between two of them is read by the next alone.
-Cut into bands of rows, with the few more rows that windows reach over, only a band of each is in memory:
+Cut into bands of rows, with the few more rows that windows reach over, only a band of each is in memory, which saves
+memory where the result is smaller than they are:
 
     for each band: slice of the bits, binary convolution, activation, convolution, ..., and the bands are joined
 
@@ -52,10 +53,12 @@ class Chain:
 
 
 def cut_into_bands(program: Program, most_bytes: int = MOST_BYTES) -> Program:
-    """The program with its chains cut where a tensor in one exceeds `most_bytes`; `program` itself is left alone."""
+    """The program with its chains cut where a tensor in one exceeds `most_bytes` and the result; `program` is left alone."""
     cut = program.clone()
     chains = [chain for node in list(cut.operations()) if (chain := find_chain(cut, node))]
-    chains = [chain for chain in chains if largest_bytes(cut, chain) > most_bytes]
+    chains = [
+        chain for chain in chains if largest_bytes(cut, chain) > max(most_bytes, _bytes(cut, chain.nodes[-1]))
+    ]
     for chain in chains:
         _cut(cut, chain, most_bytes)
     if chains:
@@ -80,7 +83,11 @@ def find_chain(program: Program, bits: fx.Node) -> Chain | None:
 
 def largest_bytes(program: Program, chain: Chain) -> int:
     """Of the tensors inside a chain."""
-    return max(4 * prod(program.facts(node).sizes) for node in chain.nodes[:-1])
+    return max(_bytes(program, node) for node in chain.nodes[:-1])
+
+
+def _bytes(program: Program, node: fx.Node) -> int:
+    return 4 * prod(program.facts(node).sizes)
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:

@@ -71,8 +71,9 @@ def test_bands_compute_the_same(count: int, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (lambda s, x: s.strided(x), ["strided"]),
         (lambda s, x: s.d(s.c(x) + x), ["c", "d"]),
+        (lambda s, x: s.c(x), ["c"]),
     ],
-    ids=["another size", "read twice"],
+    ids=["another size", "read twice", "a result as large"],
 )
 def test_others_stay_whole(tail, floats: list[str]) -> None:
     program = tail_net(tail, *floats)
