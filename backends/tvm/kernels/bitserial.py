@@ -358,7 +358,7 @@ def _total_in_bytes(counts: Counts, shape: tuple[int, ...], plan: BinaryPlan) ->
         return te.sum(counts(index[:4], [*place, 0]), axis=step)
 
     parts = te.compute((*shape, *plan.chunks), in_chunk, name="counts")
-    if plan.counting == "dot":
+    if plan.counting.startswith("dot"):
         add = _adder(plan)
         return te.compute(shape, lambda *o: add(parts(*o, *chunks), axis=chunks), name="total")
     return te.compute(shape, lambda *o: te.sum(add_bytes(parts(*o, *chunks)), axis=chunks), name="total")

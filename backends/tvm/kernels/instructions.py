@@ -22,7 +22,7 @@ from mattecompress.backends.tvm.kernels.lanes import (
     splat,
     vector,
 )
-from mattecompress.backends.tvm.kernels.multiplications import RULES, vnni
+from mattecompress.backends.tvm.kernels.multiplications import RULES, maddubs, vnni
 
 _DESCRIPTION = "mattecompress: bytes packed into lanes"
 _GATHER = 0x0102040810204080
@@ -86,14 +86,19 @@ def _add_pairs(prefix: str) -> Rule:
     return rule
 
 
-def _accumulate_dot(call: Any) -> Expression:
-    total, counts = call.args
-    lanes, _ = shape(counts)
-    if lanes == 1:
-        return total + _add_bytes_of(counts).astype("uint32")
-    ones = splat(0x01010101, "int32", lanes)
-    before, octets = (tirx.reinterpret(f"int32x{lanes}", x) for x in (total, counts))
-    return tirx.reinterpret(dtype_of(total), vnni(before, octets, ones))
+def _accumulate_dot(add: Callable[[Expression, Expression, Expression], Expression]) -> Rule:
+    """A dot product with ones; a scalar, which only an unscheduled kernel has, is taken apart by shifts."""
+
+    def rule(call: Any) -> Expression:
+        total, counts = call.args
+        lanes, _ = shape(counts)
+        if lanes == 1:
+            return total + _add_bytes_of(counts).astype("uint32")
+        ones = splat(0x01010101, "int32", lanes)
+        before, octets = (tirx.reinterpret(f"int32x{lanes}", x) for x in (total, counts))
+        return tirx.reinterpret(dtype_of(total), add(before, octets, ones))
+
+    return rule
 
 
 def _mark_bytes(call: Any) -> Expression:
@@ -264,7 +269,8 @@ _RULES: dict[str, Rule] = {
     "accumulate_pairs_arm": _accumulate_pairs("llvm.arm.neon.vpaddlu"),
     "add_pairs_aarch64": _add_pairs("llvm.aarch64.neon.uaddlp"),
     "add_pairs_arm": _add_pairs("llvm.arm.neon.vpaddlu"),
-    "accumulate_dot": _accumulate_dot,
+    "accumulate_dot_vnni": _accumulate_dot(vnni),
+    "accumulate_dot_maddubs": _accumulate_dot(lambda total, a, b: total + maddubs(a, b)),
     "mark_bytes": _mark_bytes,
     "count_marks": _count_marks,
     **RULES,

@@ -105,18 +105,17 @@ def counting(target: Target, unit: int, lanes: int, steps: int) -> str:
     """How to sum `steps` byte counts in vectors of `lanes` lanes of `unit` bytes.
 
     `pairs_*`: NEON adds neighbouring bytes to 16 bits as they come. Elsewhere bytes add up until they are full, and
-    go to an int32 by a dot product with ones (`dot`) or by shifts (`plain`).
+    go to an int32 by a dot product with ones (`dot_*`) or by shifts (`plain`).
     """
     family = instruction_set(target)
     if family in ("aarch64", "arm") and lanes * unit in (8, 16) and steps <= MOST_PAIRS:
         return f"pairs_{family}"
-    if unit == 4 and family == "x86" and multiplication(target, lanes, 0) == "vnni":
-        return "dot"
-    return "plain"
+    dot = multiplication(target, lanes, 0)
+    return f"dot_{dot}" if unit == 4 and dot in ("vnni", "maddubs") else "plain"
 
 
 def accumulate_counts(kind: str, total: Expression, counts: Expression) -> Expression:
-    """`total` and the bytes of `counts`, both of one unsigned type; `kind` is `dot` or `pairs_*` of `counting`."""
+    """`total` and the bytes of `counts`, both of one unsigned type; `kind` is `dot_*` or `pairs_*` of `counting`."""
     return tirx.call_intrin(dtype_of(total), f"tirx.matte_accumulate_{kind}", total, counts)
 
 

@@ -31,12 +31,12 @@ def _multiply_sdot(call: Any) -> Expression:
     return _dot(f"llvm.aarch64.neon.sdot.v{lanes}i32.v{4 * lanes}i8", splat(0, "int32", lanes), b, a)
 
 
-def _multiply_maddubs(call: Any) -> Expression:
-    """Products of bytes added in pairs to int16, and these to int32."""
-    lanes, _ = shape(call.args[0])
+def maddubs(a: Expression, b: Expression) -> Expression:
+    """Products of unsigned bytes of `a` and signed ones of `b` added in pairs to int16, and these to int32."""
+    lanes, _ = shape(a)
     name = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[lanes]
     pairs = tirx.call_llvm_pure_intrin(
-        f"int16x{2 * lanes}", f"llvm.x86.{name}", *map(signed_bytes, call.args)
+        f"int16x{2 * lanes}", f"llvm.x86.{name}", signed_bytes(a), signed_bytes(b)
     )
     return _add_products(pairs, splat(1, "int16", 2 * lanes))
 
@@ -105,7 +105,7 @@ def _accumulate(call: Any) -> Expression:
 RULES: dict[str, Rule] = {
     "multiply_sdot": _multiply_sdot,
     "multiply_vnni": _multiply_vnni,
-    "multiply_maddubs": _multiply_maddubs,
+    "multiply_maddubs": lambda call: maddubs(*call.args),
     "multiply_madd": _multiply_madd,
     "multiply_smull_aarch64": _multiply_smull("llvm.aarch64.neon.saddlp", early=False),
     "multiply_smull_arm": _multiply_smull("llvm.arm.neon.vpaddls", early=False),
