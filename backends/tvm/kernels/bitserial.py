@@ -36,6 +36,7 @@ from mattecompress.backends.tvm.kernels.intrinsics import (
     count_bytes,
     counting,
     current_target,
+    instruction_set,
     pack_within,
     words_loaded_together,
 )
@@ -66,6 +67,9 @@ STEPS = 31
 
 LONGEST_RUN = 31
 """Bytes of joined taps; longer runs waste little on their own, and would need to be cut into pieces."""
+
+VECTORS_ABREAST = 2
+"""Vectors whose epilogues x86 computes side by side: their operations wait for each other, not for a unit."""
 
 FACTORS = {"signs": 2, "units": 1}
 
@@ -386,5 +390,6 @@ def schedule_binary_convolution(schedule: Any) -> str | None:
     accumulators = [name for name in ("counts", "total") if name in names]
     tile = Tile(*result_tile(schedule, result) or [])
     schedule_gathering(schedule)
-    schedule_tiles(schedule, accumulators, result, tile, packed=result == BITS)
+    abreast = VECTORS_ABREAST if accumulators and instruction_set(current_target()) == "x86" else 1
+    schedule_tiles(schedule, accumulators, result, tile, packed=result == BITS, abreast=abreast)
     return None

@@ -98,7 +98,12 @@ def loads_per_operation(tile: Tile) -> float:
 
 
 def schedule_tiles(
-    schedule: Schedule, accumulators: Sequence[str], result: str, tile: Tile, packed: bool = False
+    schedule: Schedule,
+    accumulators: Sequence[str],
+    result: str,
+    tile: Tile,
+    packed: bool = False,
+    abreast: int = 1,
 ) -> None:
     """Compute `result` and what follows it tile by tile, each accumulator in registers.
 
@@ -108,12 +113,14 @@ def schedule_tiles(
         result: name of the block that turns the last accumulator into the kernel's own output.
         tile: the register tile.
         packed: eight output channels are one element of `result`.
+        abreast: how many vectors the epilogue computes at once, where that divides those of the tile.
     """
     owner = inline_epilogue(schedule, schedule.get_sblock(result))
     n, y, x, o = schedule.get_loops(owner)
     x_outer, x_inner = schedule.split(x, [None, tile.pixels])
+    lanes = gcd(tile.vectors, abreast) * tile.lanes
     o_outer, *inner = schedule.split(
-        o, [None, tile.outputs // 8] if packed else [None, tile.vectors, tile.lanes]
+        o, [None, tile.outputs // 8] if packed else [None, tile.outputs // lanes, lanes]
     )
     schedule.reorder(n, y, x_outer, o_outer, x_inner, *inner)
     place, reductions = o_outer, {}
