@@ -17,7 +17,7 @@ from mattecompress.backends.tvm.compute.operands import Array, Expression, Index
 
 WINOGRAD_FAMILY = "winograd"
 TILE, PATCH = 4, 6
-_WEIGHT_TRANSFORM = np.array(
+WEIGHT_TRANSFORM = np.array(
     [
         [1 / 4, 0, 0],
         [-1 / 6, -1 / 6, -1 / 6],
@@ -46,7 +46,7 @@ def suits_winograd(geometry: Geometry, size: Sequence[int], inputs: int, outputs
 def transform_weight(weight: Array) -> Array:
     """(3,3,I,O) to G g G^T, (6,6,I,O), rounded once."""
     exact: Array = np.einsum(
-        "ai,bj,ijco->abco", _WEIGHT_TRANSFORM, _WEIGHT_TRANSFORM, weight.astype(np.float64)
+        "ai,bj,ijco->abco", WEIGHT_TRANSFORM, WEIGHT_TRANSFORM, weight.astype(np.float64)
     )
     return exact.astype(weight.dtype)
 
@@ -60,12 +60,12 @@ def winograd(x: te.Tensor, weight: te.Tensor, geometry: Geometry) -> te.Tensor:
     source = gather(x, geometry.padding, depth, (down * TILE + 2, across * TILE + 2))
     vertical = te.compute(
         (batch, down, PATCH, across * TILE + 2, depth),
-        lambda n, t, i, w, c: _input_sum(i, [source(n, t * TILE + k, w, c) for k in range(PATCH)]),
+        lambda n, t, i, w, c: input_sum(i, [source(n, t * TILE + k, w, c) for k in range(PATCH)]),
         name="vertical",
     )
     patches = te.compute(
         (batch, down, PATCH, PATCH, across, depth),
-        lambda n, t, i, j, u, c: _input_sum(j, [vertical(n, t, i, u * TILE + k, c) for k in range(PATCH)]),
+        lambda n, t, i, j, u, c: input_sum(j, [vertical(n, t, i, u * TILE + k, c) for k in range(PATCH)]),
         name="patches",
     )
     ci = te.reduce_axis((0, depth), "ci")
@@ -77,18 +77,18 @@ def winograd(x: te.Tensor, weight: te.Tensor, geometry: Geometry) -> te.Tensor:
     )
     partial = te.compute(
         (batch, down, PATCH, TILE, across, outputs),
-        lambda n, t, i, q, u, o: _output_sum(q, [products(n, t, i, k, u, o) for k in range(PATCH)]),
+        lambda n, t, i, q, u, o: output_sum(q, [products(n, t, i, k, u, o) for k in range(PATCH)]),
         name="partial",
     )
 
     def element(n: Index, h: Index, w: Index, o: Index) -> Expression:
         terms = [partial(n, h // TILE, k, w % TILE, w // TILE, o) for k in range(PATCH)]
-        return _output_sum(h % TILE, terms)
+        return output_sum(h % TILE, terms)
 
     return te.compute((batch, rows, columns, outputs), element, name="result")
 
 
-def _input_sum(row: Index, d: Sequence[Expression]) -> Expression:
+def input_sum(row: Index, d: Sequence[Expression]) -> Expression:
     """Row `row` of B^T d."""
     even, odd = _scaled(d[2], -4.0) + d[4], _scaled(d[1], -4.0) + d[3]
     outer, inner = d[4] - d[2], d[3] - d[1]
@@ -103,7 +103,7 @@ def _input_sum(row: Index, d: Sequence[Expression]) -> Expression:
     return _choose(row, sums)
 
 
-def _output_sum(row: Index, m: Sequence[Expression]) -> Expression:
+def output_sum(row: Index, m: Sequence[Expression]) -> Expression:
     """Row `row` of A^T m."""
     near, far = m[1] + m[2], m[3] + m[4]
     near_difference, far_difference = m[1] - m[2], m[3] - m[4]

@@ -15,6 +15,7 @@ from torch import nn
 from mattecompress.backends.tvm.backend import Freestanding
 from mattecompress.backends.tvm.compile import lower
 from mattecompress.backends.tvm.kernels import bitserial
+from mattecompress.backends.tvm.kernels.masked_float import plan_float_convolution
 from mattecompress.backends.tvm.schedule import rules_used
 from mattecompress.backends.tvm.targets import find_target
 from mattecompress.capturing.tracing import capture
@@ -51,11 +52,11 @@ def masked_call(call: calls.Call, density: float, seed: int) -> calls.Call:
 
 
 def conv2d(case: Convolution) -> calls.Call:
-    """A float convolution of quarters, whose sums are exact in any order."""
+    """A float convolution of multiples of 3/2, whose sums are exact in any order, those of a filter too."""
     x = calls.image(case, case.channels * case.groups)
     shape = (case.outputs * case.groups, case.channels, *case.kernel)
     weight, bias = (
-        torch.randint(-9, 10, size, generator=calls.generator(case, 2)) / 4 for size in (shape, shape[:1])
+        torch.randint(-9, 10, size, generator=calls.generator(case, 2)) * 1.5 for size in (shape, shape[:1])
     )
     return torch.ops.aten.conv2d.default, (x, weight, bias, *calls.tail(case), case.groups)
 
@@ -84,6 +85,59 @@ def test_equals_reference(case: Convolution, density: float, word: int, bits: in
         op, arguments = masked_call(call, density, case.seed)
         tiles = next(a for a in arguments if isinstance(a, torch.Tensor) and a.dtype is torch.int32)
         check(make_kernel(op, arguments, HOST), tiles)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.builds(
+        Convolution,
+        batch=st.integers(1, 2),
+        height=st.integers(4, 7),
+        width=st.sampled_from([4, 8, 12]),
+        channels=st.integers(16, 40),
+        outputs=st.integers(16, 24),
+        groups=st.integers(1, 2),
+        kernel=st.tuples(st.integers(2, 3), st.just(3)),
+        stride=st.tuples(st.integers(1, 2), st.just(1)),
+        padding=st.tuples(st.integers(0, 2), st.just(1)),
+        dilation=st.just((1, 1)),
+        seed=st.integers(0, 2**16),
+    ),
+    densities,
+)
+def test_windows_three_pixels_wide_are_filtered(case: Convolution, density: float) -> None:
+    op, (x, weight, bias, tiles, width, *geometry) = masked_call(conv2d(case), density, case.seed)
+    names = ("stride", "padding", "dilation", "groups")
+    plan = plan_float_convolution(weight.numpy(), {"width": width, **dict(zip(names, geometry, strict=True))})
+    assert plan.filtered
+    check(make_kernel(op, (x, weight, bias, tiles, width, *geometry), HOST), tiles)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(PLAIN, stride=(1, 2)),
+        replace(PLAIN, dilation=(1, 2), padding=(1, 2)),
+        replace(PLAIN, kernel=(3, 1), padding=(1, 0)),
+        replace(PLAIN, width=6),
+        replace(PLAIN, channels=3),
+    ],
+    ids=["strided", "dilated", "narrow", "two pixels a tile", "few channels"],
+)
+def test_others_are_not_filtered(case: Convolution) -> None:
+    _, (_, weight, _, _, width, *geometry) = masked_call(conv2d(case), 0.5, case.seed)
+    names = ("stride", "padding", "dilation", "groups")
+    values = {"width": width, **dict(zip(names, geometry, strict=True))}
+    assert not plan_float_convolution(weight.numpy(), values).filtered
+
+
+def test_a_filter_rounds_as_little_as_a_convolution() -> None:
+    op, (x, weight, *rest) = masked_call(conv2d(PLAIN), 1.0, 0)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(value.shape, generator=generator) for value in (x, weight))
+    kernel = make_kernel(op, (x, weight, *rest), HOST)
+    exact = op(x.double(), weight.double(), rest[0].double(), *rest[1:]).permute(0, 2, 3, 1).numpy()
+    assert np.abs(run_here(kernel, HOST) - exact).max() < 1e-6 * np.abs(exact).max()
 
 
 @settings(max_examples=8, deadline=None)
@@ -141,7 +195,7 @@ class Chain(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("signs", pack_weight_signs(torch.randn(6, 3, 3, 3, generator=generator), 8))
-        self.register_buffer("weight", torch.randint(-9, 10, (16, 6, 3, 3), generator=generator) / 4)
+        self.register_buffer("weight", torch.randint(-9, 10, (16, 6, 3, 3), generator=generator) * 1.5)
 
     def forward(self, src: torch.Tensor) -> list[torch.Tensor]:
         mask = (src[:, :1] - 0.7).clamp(0, 1)
