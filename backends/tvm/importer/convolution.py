@@ -18,12 +18,15 @@ from mattecompress.backends.tvm.importer.conversion import (
     refuse_computed,
     refuse_other_ranks,
 )
+from mattecompress.backends.tvm.kernels.intrinsics import current_target
+from mattecompress.backends.tvm.kernels.tiles import Registers
 from mattecompress.program import Program
 
 aten = torch.ops.aten
 
 DEPTH_MULTIPLE = {torch.float32: 4, torch.float16: 8}
 """Gathered inputs get zero channels up to a multiple of this, so that they load as vectors of 128 bits."""
+NEON_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def convert(scope: Scope, node: fx.Node) -> Conversion:
     elif suits_winograd(geometry, scope.shape(node)[2:], inputs, outputs, groups):
         way = _winograd(weight, geometry)
     else:
-        way = _direct(weight, geometry, groups, pad=gathers and groups == 1)
+        way = _direct(weight, geometry, groups, pad=gathers and groups == 1 and not _gathers_planes(weight))
     operands = [source, scope.constant(way.weight)]
     if bias is not None:
         operands.append(scope.constant(bias.detach().numpy()))
@@ -81,6 +84,12 @@ def _winograd(weight: Tensor, geometry: Geometry) -> Way:
 def _direct(weight: Tensor, geometry: Geometry, groups: int, pad: bool) -> Way:
     laid_out = _lay_out(weight, pad)
     return Way("convolution", laid_out, lambda x, kernel: convolution(x, kernel, geometry, groups))
+
+
+def _gathers_planes(weight: Tensor) -> bool:
+    """Whether channels are fewer than lanes of a register wider than those whose elements multiply; they stay planes."""
+    octets = Registers.of(current_target()).bytes
+    return octets > NEON_BYTES and weight.shape[1] < octets // weight.element_size()
 
 
 def _lay_out(weight: Tensor, pad: bool = False) -> Array:

@@ -18,6 +18,7 @@ from mattecompress.backends.tvm.schedules.stages import (
     lanes_of,
     load_elements,
     schedule_gather,
+    schedule_planar_gather,
 )
 from mattecompress.backends.tvm.targets import Target
 
@@ -102,7 +103,9 @@ def _order_loops(s: Schedule, stages: Any, tile: Tile, target: Target, rows: int
     if elements > 1:
         load_elements(s, stages.main, 0, co)
     if stages.gather is not None:
-        schedule_gather(s, stages.gather, io, lanes)
+        depth = int(s.get(stages.gather).iter_vars[3].dom.extent)
+        planar = elements == 1 and depth < lanes
+        (schedule_planar_gather if planar else schedule_gather)(s, stages.gather, io, lanes)
     s.set_scope(stages.main, 0, "local")
     mark(s, oi, vector_pieces(tile.channels, lanes))
     for loop in (ck, ii, ji):

@@ -128,6 +128,17 @@ def schedule_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> N
     place_rows(schedule, schedule.get_loops(gather)[-3], lanes)
 
 
+def schedule_planar_gather(schedule: Schedule, gather: Any, loop: Any, lanes: int) -> None:
+    """Compute the gathering of few channels inside `loop` plane by plane in each row, vectorised along columns."""
+    cuts = condition_cuts(schedule.get(gather), 2)
+    schedule.compute_at(gather, loop, preserve_unit_loops=True)
+    columns, channels = schedule.get_loops(gather)[-2:]
+    schedule.reorder(channels, columns)
+    mark(schedule, columns, vector_pieces(int(schedule.get(columns).extent), lanes, cuts))
+    schedule.unroll(channels)
+    schedule.transform_layout(gather, ("write", 0), lambda n, i, j, c: (n, i, c, j))
+
+
 def load_elements(schedule: Schedule, block: Any, operand: int, loop: Any) -> None:
     """Load neighbouring channels of every pixel of an operand, inside `loop`, as one vector for its elements."""
     copy = schedule.cache_read(block, operand, "local")
