@@ -66,6 +66,16 @@ def parse_options(cls: type[T], text: str, where: str) -> T:
     return cls(**values)
 
 
+def require_finite(instance: Any, where: str) -> None:
+    """Check the numbers among the fields of a dataclass, which the text of options cannot get wrong but Python can.
+
+    Raises:
+        OptionError: one is not finite.
+    """
+    for field in dataclasses.fields(instance):
+        _finite(getattr(instance, field.name), f"{where}: option '{field.name.replace('_', '-')}'")
+
+
 def split_options(text: str) -> list[str]:
     """Split on spaces that stand outside brackets and quotes."""
     return re.findall(r"(?:\[[^\]]*\]|'[^']*'|[^\s\['])+", text)
@@ -113,8 +123,12 @@ def _parse_scalar(hint: Any, text: str, where: str) -> Any:
         value = hint(text)
     except ValueError:
         raise OptionError(f"{where}: expected {hint.__name__}, got '{text}'") from None
+    return _finite(value, where)
+
+
+def _finite(value: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        raise OptionError(f"{where}: expected a finite number, got '{text}'")
+        raise OptionError(f"{where}: expected a finite number, got '{value}'")
     return value
 
 

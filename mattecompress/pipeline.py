@@ -12,7 +12,7 @@ from torch import Tensor
 from mattecompress.analysis.propagation import propagate
 from mattecompress.errors import InternalError, UserError
 from mattecompress.interface import Clip
-from mattecompress.options import format_options
+from mattecompress.options import format_options, require_finite
 from mattecompress.program import Level, PassRecord, Program
 from mattecompress.provenance import Tracing
 from mattecompress.verify import VerifyError, verify
@@ -101,9 +101,11 @@ class Pass(ABC):
         """Run the pass on a copy, check its promises, and verify the result.
 
         Raises:
+            OptionError: an option is a number that is not finite.
             PreconditionError: the program is not one that the pass can work on.
             PassError: the result breaks the pass's promise or a rule of programs.
         """
+        require_finite(self, self.name)
         self.requires(program)
         result = program.clone()
         with Tracing(result, self.name) as provenance:

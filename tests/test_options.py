@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mattecompress.options import OptionError, format_options, parse_options
+from mattecompress.options import OptionError, format_options, parse_options, require_finite
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,10 @@ def test_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         parse_options(Sample, text, "sample")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_are_finite_from_python_too(rate: float) -> None:
+    require_finite(Sample(count=1), "sample")
+    with pytest.raises(OptionError, match=f"sample: option 'rate': expected a finite number, got '{rate}'"):
+        require_finite(Sample(count=1, rate=rate), "sample")

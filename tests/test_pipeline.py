@@ -109,6 +109,11 @@ def test_wrong_order_names_pass_and_history(tiny: Program) -> None:
         parse_pipeline("canonicalize,set-resolution{height=8 width=8}").run(tiny)
 
 
+def test_a_pass_from_python_refuses_what_is_no_number(tiny: Program) -> None:
+    with pytest.raises(OptionError, match="shift-activations: option 'slope': expected a finite number"):
+        load_pass("shift-activations")(slope=float("nan"))(tiny)
+
+
 @dataclass(frozen=True)
 class BreakGraph(Pass):
     """Break a rule on purpose."""
