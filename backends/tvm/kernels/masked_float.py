@@ -262,7 +262,7 @@ def _schedule_products(schedule: Any, place: Any, tile: Tile) -> Any:
     blocks, vector, lane = schedule.split(o, [None, tile.vectors, tile.lanes])
     schedule.reorder(pairs, fours, blocks, row, inner, j, four, vector, lane)
     schedule.vectorize(lane)
-    for loop in (pairs, fours, blocks, j, four, vector):
+    for loop in (pairs, j, four, vector):
         schedule.unroll(loop)
     schedule.decompose_reduction(total, row)
     return inner
