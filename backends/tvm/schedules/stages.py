@@ -137,6 +137,7 @@ def schedule_planar_gather(schedule: Schedule, gather: Any, loop: Any, lanes: in
     mark(schedule, columns, vector_pieces(int(schedule.get(columns).extent), lanes, cuts))
     schedule.unroll(channels)
     schedule.transform_layout(gather, ("write", 0), lambda n, i, j, c: (n, i, c, j))
+    place_rows(schedule, schedule.get_loops(gather)[-3], lanes)
 
 
 def load_elements(schedule: Schedule, block: Any, operand: int, loop: Any) -> None:

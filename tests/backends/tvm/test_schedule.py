@@ -181,6 +181,19 @@ def test_planes_of_the_frame_grow_by_any_factor(factor, align_corners):
     assert largest_difference(program) == 0
 
 
+@pytest.mark.parametrize("channels", [3, 24])
+def test_what_a_convolution_gathers_is_resized_row_by_row(channels: int) -> None:
+    net = Net(
+        lambda s, x: s.a(F.interpolate(x, size=(32, 48), mode="bilinear", align_corners=False)),
+        a=nn.Conv2d(channels, 16, 3, 2, 1),
+    )
+    module = lower(program_of(net, (1, channels, 16, 24)), HOST)
+    (text,) = (
+        str(function) for variable, function in module.functions.items() if "conv" in variable.name_hint
+    )
+    assert text.index("i_0") < text.index('sblock("blended_row")'), "inside the loop over rows of results"
+
+
 def test_vector_width_does_not_change_a_bit():
     program = small_matting_program()
     inputs, results = inputs_of(program), []
