@@ -73,7 +73,8 @@ def require_finite(instance: Any, where: str) -> None:
         OptionError: one is not finite.
     """
     for field in dataclasses.fields(instance):
-        _finite(getattr(instance, field.name), f"{where}: option '{field.name.replace('_', '-')}'")
+        value = getattr(instance, field.name)
+        _finite(value, str(value), f"{where}: option '{field.name.replace('_', '-')}'")
 
 
 def split_options(text: str) -> list[str]:
@@ -123,12 +124,12 @@ def _parse_scalar(hint: Any, text: str, where: str) -> Any:
         value = hint(text)
     except ValueError:
         raise OptionError(f"{where}: expected {hint.__name__}, got '{text}'") from None
-    return _finite(value, where)
+    return _finite(value, text, where)
 
 
-def _finite(value: Any, where: str) -> Any:
+def _finite(value: Any, given: str, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        raise OptionError(f"{where}: expected a finite number, got '{value}'")
+        raise OptionError(f"{where}: expected a finite number, got '{given}'")
     return value
 
 

@@ -45,6 +45,7 @@ def test_round_trips(sample: Sample) -> None:
         ("count=one", "sample: option 'count': expected int, got 'one'"),
         ("count=1 strict=yes", "sample: option 'strict': expected true or false, got 'yes'"),
         ("count=1 mode=mes", "sample: option 'mode': 'mes' is not one of mse, min-max"),
+        ("count=1 rate=1e999", "sample: option 'rate': expected a finite number, got '1e999'"),
         ("count=1 rate=nan", "sample: option 'rate': expected a finite number, got 'nan'"),
         ("count=1 rate=-inf", "sample: option 'rate': expected a finite number, got '-inf'"),
         ("count=1 count=2", "sample: option 'count' is given twice"),

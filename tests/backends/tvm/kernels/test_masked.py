@@ -61,6 +61,12 @@ def conv2d(case: Convolution) -> calls.Call:
     return torch.ops.aten.conv2d.default, (x, weight, bias, *calls.tail(case), case.groups)
 
 
+def is_filtered(x: object, weight: torch.Tensor, bias: object, tiles: object, *rest: object) -> bool:
+    """Whether a masked float convolution of these arguments is filtered along rows."""
+    names = ("width", "stride", "padding", "dilation", "groups")
+    return plan_float_convolution(weight.numpy(), dict(zip(names, rest, strict=True))).filtered
+
+
 def check(kernel: Kernel, tiles: torch.Tensor) -> None:
     """Active rows equal the reference, the others are as they were."""
     count = int(tiles[0])
@@ -106,11 +112,9 @@ def test_equals_reference(case: Convolution, density: float, word: int, bits: in
     densities,
 )
 def test_windows_three_pixels_wide_are_filtered(case: Convolution, density: float) -> None:
-    op, (x, weight, bias, tiles, width, *geometry) = masked_call(conv2d(case), density, case.seed)
-    names = ("stride", "padding", "dilation", "groups")
-    plan = plan_float_convolution(weight.numpy(), {"width": width, **dict(zip(names, geometry, strict=True))})
-    assert plan.filtered
-    check(make_kernel(op, (x, weight, bias, tiles, width, *geometry), HOST), tiles)
+    op, arguments = masked_call(conv2d(case), density, case.seed)
+    assert is_filtered(*arguments)
+    check(make_kernel(op, arguments, HOST), arguments[3])
 
 
 @pytest.mark.parametrize(
@@ -125,10 +129,8 @@ def test_windows_three_pixels_wide_are_filtered(case: Convolution, density: floa
     ids=["strided", "dilated", "narrow", "two pixels a tile", "few channels"],
 )
 def test_others_are_not_filtered(case: Convolution) -> None:
-    _, (_, weight, _, _, width, *geometry) = masked_call(conv2d(case), 0.5, case.seed)
-    names = ("stride", "padding", "dilation", "groups")
-    values = {"width": width, **dict(zip(names, geometry, strict=True))}
-    assert not plan_float_convolution(weight.numpy(), values).filtered
+    _, arguments = masked_call(conv2d(case), 0.5, case.seed)
+    assert not is_filtered(*arguments)
 
 
 def test_a_filter_rounds_as_little_as_a_convolution() -> None:
